@@ -1,0 +1,1 @@
+//! A decision becomes a stream of replies.

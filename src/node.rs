@@ -1,0 +1,1 @@
+//! Builds the parts, wires them, starts, drains and stops them.

@@ -1,0 +1,112 @@
+//! The router's answer, complete enough to be explained afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::capability::{Capability, PeerId};
+
+/// Who shall do it, who else could, who could not, and why.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// For `GET /v1/mesh/decisions/{id}` and the response header.
+    pub id: String,
+    /// What the caller said about who shall do it, as they wrote it; `auto` when nothing.
+    pub target: String,
+    /// One sentence for a person: why the first candidate is the first.
+    pub reason: String,
+    /// Whether nothing matched well enough by meaning, so that the best general model was taken.
+    pub abstained: bool,
+    /// Who can do it, best first.
+    pub candidates: Vec<Candidate>,
+    /// Who was looked at and cannot.
+    pub rejected: Vec<Rejected>,
+    /// Why there is no candidate, when there is none.
+    pub no_route: Option<NoRoute>,
+    /// What the decision took.
+    pub elapsed: Duration,
+}
+
+/// A capability of a node that can do it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The node.
+    pub node: PeerId,
+    /// Its human name.
+    pub node_name: Arc<str>,
+    /// The capability.
+    pub capability: Arc<Capability>,
+    /// What the order is by; higher is better.
+    pub score: f64,
+    /// When the answer is expected to be complete.
+    pub predicted: Duration,
+    /// What went into it.
+    pub parts: Parts,
+}
+
+/// What went into a candidate's score. Times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct Parts {
+    /// One network round trip.
+    pub rtt_ms: f64,
+    /// Waiting for the calls before it.
+    pub queue_ms: f64,
+    /// Loading the weights.
+    pub load_ms: f64,
+    /// Reading the prompt.
+    pub prefill_ms: f64,
+    /// Writing the answer.
+    pub decode_ms: f64,
+    /// Whether the rates were measured here, or are a prior.
+    pub measured: bool,
+    /// Similarity of meaning, -1 to 1, when meaning was asked.
+    pub similarity: Option<f32>,
+    /// Prior quality of the model for this intent, 0 to 1.
+    pub quality: f64,
+}
+
+/// A capability of a node that cannot do it.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// The node.
+    pub node: PeerId,
+    /// Its human name.
+    pub node_name: Arc<str>,
+    /// The capability.
+    pub capability: Arc<Capability>,
+    /// Why not, in one sentence.
+    pub reason: String,
+}
+
+/// Why nobody can do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoute {
+    /// No node has a model, project or alias of this name.
+    #[error("no node in the mesh has the model {name:?}{}", near_hint(.near))]
+    UnknownModel {
+        /// The name as the caller wrote it.
+        name: String,
+        /// Names that look like it.
+        near: Vec<String>,
+    },
+    /// No node has this name.
+    #[error("no node in the mesh is called {name:?}{}", near_hint(.near))]
+    UnknownNode {
+        /// The name as the caller wrote it.
+        name: String,
+        /// Names of nodes.
+        near: Vec<String>,
+    },
+    /// There are candidates by name, and each lacks something.
+    #[error("{0}")]
+    NothingCan(String),
+    /// All who could have failed lately.
+    #[error("every node that could answer has failed lately; the next try is due in {} s", .retry_after.as_secs().max(1))]
+    AllCooling {
+        /// When the first may be tried again.
+        retry_after: Duration,
+    },
+}
+
+fn near_hint(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) }
+}
