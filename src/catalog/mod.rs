@@ -169,7 +169,9 @@ impl Shared {
         let thread = std::thread::Builder::new().name("catalog-graph".into()).spawn(move || build(&catalog));
         match thread {
             Ok(_) => writer.building = true,
-            Err(error) => tracing::warn!(%error, "no thread to build the semantic graph; searches stay exact and slower"),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to build the semantic graph; searches stay exact and slower")
+            }
         }
     }
 }
