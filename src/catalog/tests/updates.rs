@@ -102,7 +102,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn capability(n: usize) -> Arc<Capability> {
     let mut capability = Capability::new("p", Kind::LLM_CHAT, &format!("model-{}", n % 8));
     capability.description = sentences::sentence(n);
-    capability.project = (n % 3 == 0).then(|| format!("farm/{n}"));
+    capability.project = n.is_multiple_of(3).then(|| format!("farm/{n}"));
     capability.examples = (0..n % 3).map(|k| sentences::sentence(n * 31 + k)).collect();
     Arc::new(capability)
 }
