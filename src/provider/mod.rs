@@ -3,9 +3,22 @@
 //! A provider discovers what its backend can do and runs calls on it. Everything else is somebody else's
 //! work: admission and queues, deadlines, failover and heartbeats are `dispatch`'s, so a provider is small.
 
+mod exchange;
+mod failure;
+mod http;
+mod inspect;
+mod payload;
+mod relay;
+mod secret;
+mod settings;
+mod sse;
+
 use futures::future::BoxFuture;
 
 use crate::capability::{Call, Capability, Failure, FrameStream};
+
+pub use secret::Secret;
+pub use settings::{BackendKind, BackendSpec, BackendSpecError, NOMINAL_PRICE, Settings, is_own_network};
 
 /// What makes capabilities on a node.
 pub trait Provider: Send + Sync + 'static {
