@@ -69,7 +69,8 @@ impl Provider for Builtin {
     fn call(&self, call: Call) -> FrameStream {
         let own = CapabilityId::new(ID, &Kind::LLM_EMBED, MODEL);
         if call.capability != own || call.operation != Operation::Embed {
-            let message = format!("{} cannot do {:?}: the built-in engine embeds text", call.capability, call.operation.as_str());
+            let message =
+                format!("{} cannot do {:?}: the built-in engine embeds text", call.capability, call.operation.as_str());
             return failed(Failure::new(ErrorClass::Request, message));
         }
         let request = match Request::read(&call.payload, self.embedder.dim()) {
@@ -136,15 +137,18 @@ impl Request {
         let text = |value: Value| match value {
             Value::String(text) if text.is_empty() => Err(bad("input", "'input' holds an empty text".into())),
             Value::String(text) => Ok(text),
-            Value::Number(_) | Value::Array(_) => Err(bad(
-                "input",
-                format!("{MODEL} embeds text, not token ids: send strings as 'input'"),
-            )),
+            Value::Number(_) | Value::Array(_) => {
+                Err(bad("input", format!("{MODEL} embeds text, not token ids: send strings as 'input'")))
+            }
             _ => Err(bad("input", "'input' must be a string or an array of strings".into())),
         };
         let inputs = match body.input {
-            None | Some(Value::Null) => return Err(bad("input", "'input' is missing: send a string or an array of strings".into())),
-            Some(Value::Array(list)) if list.is_empty() => return Err(bad("input", "'input' is an empty array".into())),
+            None | Some(Value::Null) => {
+                return Err(bad("input", "'input' is missing: send a string or an array of strings".into()));
+            }
+            Some(Value::Array(list)) if list.is_empty() => {
+                return Err(bad("input", "'input' is an empty array".into()));
+            }
             Some(Value::Array(list)) if list.len() > INPUTS => {
                 return Err(bad("input", format!("'input' holds {} texts; {INPUTS} is the most", list.len())));
             }
@@ -249,7 +253,10 @@ mod tests {
         assert_eq!((one["model"].as_str(), usage.map(|usage| usage.prompt_tokens)), (Some(MODEL), Some(1)));
         let texts: Vec<&str> = std::iter::repeat_n("a", 40).chain(["b"]).collect();
         let (many, _) = run(&json!({ "input": texts }).to_string()).await.expect("an answer");
-        assert_eq!((many["data"][40]["index"].as_u64(), many["data"][40]["embedding"][3].as_f64()), (Some(40), Some(1.0)));
+        assert_eq!(
+            (many["data"][40]["index"].as_u64(), many["data"][40]["embedding"][3].as_f64()),
+            (Some(40), Some(1.0))
+        );
     }
 
     #[tokio::test]
@@ -263,9 +270,19 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_embedded_is_the_callers_mistake() {
         for payload in [
-            "", "[]", "{}", r#"{"input":[]}"#, r#"{"input":""}"#, r#"{"input":[1,2]}"#, r#"{"input":[[1,2]]}"#,
-            r#"{"input":["a",""]}"#, r#"{"input":true}"#, r#"{"input":"a","encoding_format":"hex"}"#,
-            r#"{"input":"a","dimensions":5}"#, r#"{"input":"a","dimensions":0}"#, r#"{"input":"a","dimensions":"2"}"#,
+            "",
+            "[]",
+            "{}",
+            r#"{"input":[]}"#,
+            r#"{"input":""}"#,
+            r#"{"input":[1,2]}"#,
+            r#"{"input":[[1,2]]}"#,
+            r#"{"input":["a",""]}"#,
+            r#"{"input":true}"#,
+            r#"{"input":"a","encoding_format":"hex"}"#,
+            r#"{"input":"a","dimensions":5}"#,
+            r#"{"input":"a","dimensions":0}"#,
+            r#"{"input":"a","dimensions":"2"}"#,
         ] {
             let failure = run(payload).await.expect_err(payload);
             assert_eq!((failure.class, failure.status), (ErrorClass::Request, 400), "{payload}");

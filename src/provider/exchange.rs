@@ -12,9 +12,7 @@ use reqwest::{Method, Response};
 use super::http::{self, Backend, read_body};
 use super::relay::{Completion, Relay};
 use super::{failure, inspect, payload};
-use crate::capability::{
-    Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage,
-};
+use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
 
 /// Longest answer that is read in one piece: ten images in base64, or some thousand embeddings.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -23,8 +21,7 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Request headers of the caller that reach the backend. Anything else (keys above all) stays here.
-const FORWARDED: [&str; 6] =
-    ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta"];
+const FORWARDED: [&str; 6] = ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta"];
 
 /// How a call is put to a backend.
 #[derive(Debug, Clone)]
@@ -296,6 +293,9 @@ mod tests {
         };
         let sent = forwarded(&call);
         let names: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
-        assert_eq!((names.len(), &sent["traceparent"], &sent["x-request-id"]), (2, &"00-1".parse().expect("v"), &"req-1".parse().expect("v")));
+        assert_eq!(
+            (names.len(), &sent["traceparent"], &sent["x-request-id"]),
+            (2, &"00-1".parse().expect("v"), &"req-1".parse().expect("v"))
+        );
     }
 }

@@ -270,7 +270,11 @@ mod tests {
     fn other_shapes_are_translated() {
         let table = [
             (r#"{"detail":"Chat service failed"}"#, "Chat service failed", None),
-            (r#"{"detail":[{"type":"missing","loc":["body","x",0],"msg":"Field required"}]}"#, "body.x.0: Field required", None),
+            (
+                r#"{"detail":[{"type":"missing","loc":["body","x",0],"msg":"Field required"}]}"#,
+                "body.x.0: Field required",
+                None,
+            ),
             (r#"{"error":"ProjectNotFound","message":"no such project"}"#, "no such project", Some("ProjectNotFound")),
             (r#"{"error":"model is busy"}"#, "model is busy", None),
             (r#"{"object":"error","message":"too long","code":400}"#, "too long", None),

@@ -182,7 +182,10 @@ mod tests {
         let mut it = Inspector::default();
         assert_eq!(it.see(b": ping\n\n"), Event::Prelude);
         assert_eq!(
-            see(&mut it, r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#),
+            see(
+                &mut it,
+                r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#
+            ),
             Event::Prelude
         );
         assert!(!it.begun);

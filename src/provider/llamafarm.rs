@@ -18,12 +18,10 @@ use serde::Deserialize;
 
 use super::Provider;
 use super::exchange::Exchange;
-use super::models::{Offer, failed};
+use super::models::{Offer, failed, lenient};
 use super::naming;
 use super::settings::BackendSpec;
-use crate::capability::{
-    Call, Capability, ErrorClass, Failure, Feature, FrameStream, Kind, Operation, OperationSet,
-};
+use crate::capability::{Call, Capability, ErrorClass, Failure, Feature, FrameStream, Kind, Operation, OperationSet};
 
 /// How long the list of projects is believed; the server reads every project's file for it.
 const LIST_AGE: Duration = Duration::from_secs(15);
@@ -36,8 +34,28 @@ const DESCRIPTION_CHARS: usize = 600;
 
 /// Parts of a project's name that say nothing about its field.
 const EMPTY_WORDS: [&str; 22] = [
-    "project", "projects", "bot", "chatbot", "assistant", "expert", "agent", "demo", "test", "app", "ai", "llm", "chat",
-    "default", "my", "the", "a", "seed", "rag", "helper", "v1", "v2",
+    "project",
+    "projects",
+    "bot",
+    "chatbot",
+    "assistant",
+    "expert",
+    "agent",
+    "demo",
+    "test",
+    "app",
+    "ai",
+    "llm",
+    "chat",
+    "default",
+    "my",
+    "the",
+    "a",
+    "seed",
+    "rag",
+    "helper",
+    "v1",
+    "v2",
 ];
 
 /// A LlamaFarm server.
@@ -83,7 +101,11 @@ impl LlamaFarm {
             let list: Projects = backend.json(backend.api(Method::GET, &["projects", namespace])).await?;
             for project in list.projects {
                 if project.validation_error.is_some() {
-                    tracing::debug!(provider = self.offer.id, project = project.name, "left out: its file is not valid");
+                    tracing::debug!(
+                        provider = self.offer.id,
+                        project = project.name,
+                        "left out: its file is not valid"
+                    );
                     continue;
                 }
                 let model = match project.config.default_model() {
@@ -250,7 +272,7 @@ struct Liveness {
 
 #[derive(Deserialize)]
 struct Projects {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     projects: Vec<Project>,
 }
 
@@ -264,17 +286,17 @@ struct Project {
 
 #[derive(Deserialize)]
 struct Models {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     models: Vec<Model>,
 }
 
 /// The fields of llamafarm.yaml that are read. Keys and addresses are none of them.
 #[derive(Default, Deserialize)]
 struct Config {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     prompts: Vec<Prompt>,
     rag: Option<Rag>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     datasets: Vec<Named>,
     #[serde(default)]
     runtime: Runtime,
@@ -282,7 +304,7 @@ struct Config {
 
 #[derive(Deserialize)]
 struct Prompt {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     messages: Vec<Message>,
 }
 
@@ -296,7 +318,7 @@ struct Message {
 
 #[derive(Default, Deserialize)]
 struct Rag {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     databases: Vec<Named>,
 }
 
@@ -309,7 +331,7 @@ struct Named {
 #[derive(Default, Deserialize)]
 struct Runtime {
     default_model: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     models: Vec<Model>,
 }
 
@@ -352,7 +374,10 @@ impl Config {
         let named = self.datasets.iter().chain(databases).flat_map(|named| words_of(&named.name));
         let mut topics: Vec<String> = Vec::new();
         for topic in domain.map(str::to_owned).into_iter().chain(words_of(project)).chain(named) {
-            let says_something = !matches!(topic.as_str(), "main" | "database" | "db" | "data" | "dataset" | "docs" | "documents" | "files");
+            let says_something = !matches!(
+                topic.as_str(),
+                "main" | "database" | "db" | "data" | "dataset" | "docs" | "documents" | "files"
+            );
             if says_something && !topics.contains(&topic) && topics.len() < crate::capability::limits::LIST {
                 topics.push(topic);
             }

@@ -14,10 +14,15 @@ mod naming;
 mod ollama;
 mod openai;
 mod payload;
+mod probe;
+mod registry;
 mod relay;
 mod secret;
 mod settings;
 mod sse;
+mod supervise;
+mod table;
+mod trim;
 mod universal;
 
 use futures::future::BoxFuture;
@@ -28,8 +33,10 @@ pub use builtin::Builtin;
 pub use llamafarm::LlamaFarm;
 pub use ollama::Ollama;
 pub use openai::OpenAi;
+pub use registry::Registry;
 pub use secret::Secret;
 pub use settings::{BackendKind, BackendSpec, BackendSpecError, NOMINAL_PRICE, Settings, is_own_network};
+pub use table::{ProviderStatus, Resolved};
 pub use universal::Universal;
 
 /// What makes capabilities on a node.

@@ -45,7 +45,8 @@ impl Offer {
 
     /// Whether the owner wants this model offered.
     pub(crate) fn wants(&self, model: &str) -> bool {
-        let same = |wanted: &String| crate::capability::normalise_name(wanted) == crate::capability::normalise_name(model);
+        let same =
+            |wanted: &String| crate::capability::normalise_name(wanted) == crate::capability::normalise_name(model);
         self.spec.models.is_empty() || self.spec.models.iter().any(same)
     }
 
@@ -108,4 +109,12 @@ pub(crate) fn failed(failure: Failure) -> FrameStream {
 pub(crate) fn answered(data: Bytes, usage: Option<crate::capability::Usage>) -> Vec<Frame> {
     let chunk = crate::capability::Chunk { data, content_type: Some("application/json".into()) };
     vec![Frame::Chunk(chunk), Frame::End { usage, load: None }]
+}
+
+/// A list without the members that cannot be read: one odd model is no reason to lose the others.
+pub(crate) fn lenient<'de, D: serde::Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    let values = <Option<Vec<serde_json::Value>> as serde::Deserialize>::deserialize(from)?.unwrap_or_default();
+    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
 }

@@ -19,12 +19,32 @@ const ROLES: &[(&[&str], Role)] = &[
     (&["whisper*", "transcribe", "parakeet", "canary", "moonshine", "distil-large"], Role::Transcribe),
     (&["tts", "kokoro*", "piper", "bark", "xtts", "orpheus", "speecht5"], Role::Speak),
     (
-        &["dall-e", "flux*", "sdxl*", "sd3*", "stable-diffusion", "stablediffusion", "gpt-image", "imagen*", "qwen-image"],
+        &[
+            "dall-e",
+            "flux*",
+            "sdxl*",
+            "sd3*",
+            "stable-diffusion",
+            "stablediffusion",
+            "gpt-image",
+            "imagen*",
+            "qwen-image",
+        ],
         Role::Image,
     ),
     (&["guard", "guardian", "shieldgemma", "shield"], Role::Unserved),
     (
-        &["coder*", "code*", "codestral*", "starcoder*", "devstral*", "wizardcoder*", "codex*", "sqlcoder", "deepcoder*"],
+        &[
+            "coder*",
+            "code*",
+            "codestral*",
+            "starcoder*",
+            "devstral*",
+            "wizardcoder*",
+            "codex*",
+            "sqlcoder",
+            "deepcoder*",
+        ],
         Role::Code,
     ),
     (
@@ -36,8 +56,23 @@ const ROLES: &[(&[&str], Role)] = &[
 
 /// Names of chat models that read images, where their server does not tell.
 const SEEING: &[&str] = &[
-    "llava*", "bakllava", "vl", "vision", "pixtral*", "moondream*", "minicpm-v", "qwen2-5vl", "qwen3-vl", "gemma3",
-    "gemma-3", "gpt-4o", "gpt-4-1", "gpt-5*", "internvl*", "smolvlm*", "mllama",
+    "llava*",
+    "bakllava",
+    "vl",
+    "vision",
+    "pixtral*",
+    "moondream*",
+    "minicpm-v",
+    "qwen2-5vl",
+    "qwen3-vl",
+    "gemma3",
+    "gemma-3",
+    "gpt-4o",
+    "gpt-4-1",
+    "gpt-5*",
+    "internvl*",
+    "smolvlm*",
+    "mllama",
 ];
 
 /// What a model is for.
@@ -136,7 +171,8 @@ pub(crate) fn describe(capability: &mut Capability, role: Role, domain: Option<&
     let name = &capability.name;
     let mut description = format!("{} {name}.", words.sentence);
     if role.writes_text() && capability.modalities.contains(Modality::Image) {
-        description.push_str(" It also looks at pictures: describes images, reads charts, screenshots and scanned text.");
+        description
+            .push_str(" It also looks at pictures: describes images, reads charts, screenshots and scanned text.");
     }
     if let Some(domain) = domain {
         description = format!("{description} Its field is {domain}.");
@@ -270,11 +306,12 @@ pub(crate) fn parameter_count(name: &str) -> Option<u64> {
 #[must_use]
 pub(crate) fn quantization(name: &str) -> Option<String> {
     name.to_uppercase().split(|c: char| !(c.is_alphanumeric() || c == '_')).find_map(|part| {
-        let digits_after = |start: &str| {
-            part.strip_prefix(start).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        };
+        let digits_after =
+            |start: &str| part.strip_prefix(start).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         let gguf = digits_after("Q") && part.contains('_') || digits_after("IQ");
-        let other = ["F16", "BF16", "FP16", "F32", "FP8", "FP4", "AWQ", "GPTQ", "INT4", "INT8", "4BIT", "8BIT", "MXFP4", "NVFP4"];
+        let other = [
+            "F16", "BF16", "FP16", "F32", "FP8", "FP4", "AWQ", "GPTQ", "INT4", "INT8", "4BIT", "8BIT", "MXFP4", "NVFP4",
+        ];
         (gguf || other.contains(&part)).then(|| part.to_owned())
     })
 }
@@ -286,21 +323,43 @@ mod tests {
     #[test]
     fn names_stand_for_roles() {
         let table = [
-            (Role::Chat, &["llama3.2:3b", "gpt-4o-mini", "qwen3:8b", "mistral", "tinyllama", "gemma3:4b", "encoder-free"][..]),
+            (
+                Role::Chat,
+                &["llama3.2:3b", "gpt-4o-mini", "qwen3:8b", "mistral", "tinyllama", "gemma3:4b", "encoder-free"][..],
+            ),
             (
                 Role::Code,
-                &["qwen2.5-coder:7b", "codellama:13b", "deepseek-coder-v2", "starcoder2:3b", "org/CodeGemma-7b", "devstral"][..],
+                &[
+                    "qwen2.5-coder:7b",
+                    "codellama:13b",
+                    "deepseek-coder-v2",
+                    "starcoder2:3b",
+                    "org/CodeGemma-7b",
+                    "devstral",
+                ][..],
             ),
             (Role::Reason, &["deepseek-r1:7b", "qwq", "qwen3-30b-a3b-thinking-2507", "o3-mini", "phi4-reasoning"]),
             (
                 Role::Embed,
-                &["nomic-embed-text", "bge-m3", "intfloat/e5-large", "gte-small", "all-minilm:l6-v2", "text-embedding-3-small",
-                  "qwen3-embedding:0.6b", "snowflake-arctic-embed2", "mxbai-embed-large"],
+                &[
+                    "nomic-embed-text",
+                    "bge-m3",
+                    "intfloat/e5-large",
+                    "gte-small",
+                    "all-minilm:l6-v2",
+                    "text-embedding-3-small",
+                    "qwen3-embedding:0.6b",
+                    "snowflake-arctic-embed2",
+                    "mxbai-embed-large",
+                ],
             ),
             (Role::Transcribe, &["whisper-1", "whisper-large-v3", "gpt-4o-transcribe", "Systran/faster-whisper-small"]),
             (Role::Speak, &["tts-1-hd", "kokoro", "gpt-4o-mini-tts"]),
             (Role::Image, &["dall-e-3", "flux.1-schnell", "sdxl-turbo", "gpt-image-1", "stable-diffusion-3.5"]),
-            (Role::Unserved, &["bge-reranker-v2-m3", "omni-moderation-latest", "gpt-4o-realtime-preview", "llama-guard3:8b"]),
+            (
+                Role::Unserved,
+                &["bge-reranker-v2-m3", "omni-moderation-latest", "gpt-4o-realtime-preview", "llama-guard3:8b"],
+            ),
         ];
         for (role, names) in table {
             for name in names {
@@ -345,7 +404,16 @@ mod tests {
 
     #[test]
     fn every_role_has_words() {
-        for role in [Role::Chat, Role::Code, Role::Reason, Role::Summarise, Role::Embed, Role::Transcribe, Role::Speak, Role::Image] {
+        for role in [
+            Role::Chat,
+            Role::Code,
+            Role::Reason,
+            Role::Summarise,
+            Role::Embed,
+            Role::Transcribe,
+            Role::Speak,
+            Role::Image,
+        ] {
             let mut capability = capability("p", "org/some-model-7b", role);
             describe(&mut capability, role, Some("medicine"));
             assert!(capability.description.contains("org/some-model-7b") && !capability.topics.is_empty(), "{role:?}");

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Provider;
-use super::models::Offer;
+use super::models::{Offer, lenient};
 use super::naming::{self, Role};
 use super::settings::{BackendSpec, NOMINAL_PRICE};
 use crate::capability::{
@@ -53,18 +53,23 @@ impl Ollama {
                 continue;
             }
             if model.remote_host.is_some() && !named {
-                tracing::debug!(provider = self.offer.id, model = model.name, "left out: it does not run on this machine");
+                tracing::debug!(
+                    provider = self.offer.id,
+                    model = model.name,
+                    "left out: it does not run on this machine"
+                );
                 continue;
             }
             let shown = if model.capabilities.is_none() { self.show(&model).await } else { Shown::default() };
-            let running = loaded.as_ref().map(|ps| {
-                ps.models.iter().find(|it| normalise_name(&it.name) == normalise_name(&model.name))
-            });
+            let running = loaded
+                .as_ref()
+                .map(|ps| ps.models.iter().find(|it| normalise_name(&it.name) == normalise_name(&model.name)));
             if let Some(capability) = self.capability(&model, &shown, running) {
                 found.push((capability, model.name));
             }
         }
-        let remote: Vec<String> = found.iter().filter(|(it, _)| it.cost == NOMINAL_PRICE).map(|(it, _)| it.name.clone()).collect();
+        let remote: Vec<String> =
+            found.iter().filter(|(it, _)| it.cost == NOMINAL_PRICE).map(|(it, _)| it.name.clone()).collect();
         let mut published = self.offer.publish(found);
         for it in published.iter_mut().filter(|it| remote.contains(&it.name)) {
             it.cost = self.offer.spec.cost.unwrap_or(NOMINAL_PRICE);
@@ -78,7 +83,8 @@ impl Ollama {
             return shown.clone();
         }
         let backend = &self.offer.backend;
-        let request = backend.root(Method::POST, &["api", "show"]).json(&json!({"model": model.name, "name": model.name}));
+        let request =
+            backend.root(Method::POST, &["api", "show"]).json(&json!({"model": model.name, "name": model.name}));
         match backend.json::<Shown>(request).await {
             Ok(shown) => {
                 let mut known = self.shown.lock();
@@ -182,7 +188,7 @@ impl Provider for Ollama {
 
 #[derive(Deserialize)]
 struct Tags {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     models: Vec<Tag>,
 }
 
@@ -208,7 +214,7 @@ struct TagDetails {
 
 #[derive(Deserialize)]
 struct Ps {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     models: Vec<Running>,
 }
 

@@ -12,12 +12,10 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::Provider;
-use super::models::Offer;
+use super::models::{Offer, lenient};
 use super::naming::{self, Role};
 use super::settings::{BackendKind, BackendSpec};
-use crate::capability::{
-    Call, Capability, ErrorClass, Failure, Feature, FrameStream, Modality, Operation, Residency,
-};
+use crate::capability::{Call, Capability, ErrorClass, Failure, Feature, FrameStream, Modality, Operation, Residency};
 
 /// How long details that need further requests are believed while the list of models stays the same.
 const DETAILS_AGE: Duration = Duration::from_secs(60);
@@ -165,7 +163,8 @@ impl OpenAi {
                 it.features.insert(feature);
             }
             let no_tools = props.is_some_and(Props::denies_tools)
-                || studio.is_some_and(|it| !it.capabilities.is_empty() && !it.capabilities.iter().any(|c| c == "tool_use"));
+                || studio
+                    .is_some_and(|it| !it.capabilities.is_empty() && !it.capabilities.iter().any(|c| c == "tool_use"));
             if no_tools {
                 it.features = it.features.iter().filter(|feature| *feature != Feature::Tools).collect();
             }
@@ -340,10 +339,4 @@ struct StudioModel {
     loaded_context_length: Option<u32>,
     #[serde(default)]
     capabilities: Vec<String>,
-}
-
-/// A list without the members that cannot be read: one odd model is no reason to lose the others.
-fn lenient<'de, D: serde::Deserializer<'de>, T: serde::de::DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
-    let values = Option::<Vec<serde_json::Value>>::deserialize(from)?.unwrap_or_default();
-    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
 }

@@ -21,7 +21,8 @@ pub(crate) fn with_model(payload: &Bytes, content_type: &str, model: &str) -> Re
         "" | "application/json" => json_with_model(payload, model),
         other if other.ends_with("+json") => json_with_model(payload, model),
         other => {
-            let mut failure = request(format!("a request body of type {other:?} cannot be read: send application/json"));
+            let mut failure =
+                request(format!("a request body of type {other:?} cannot be read: send application/json"));
             failure.status = 415;
             Err(failure)
         }
@@ -33,8 +34,8 @@ fn request(message: String) -> Failure {
 }
 
 fn json_with_model(payload: &Bytes, model: &str) -> Result<Bytes, Failure> {
-    let places = places_of_model(payload)
-        .map_err(|cause| request(format!("the request body is not a JSON object: {cause}")))?;
+    let places =
+        places_of_model(payload).map_err(|cause| request(format!("the request body is not a JSON object: {cause}")))?;
     let name = serde_json::to_string(model).expect("a string is always JSON");
     if !places.is_empty() && places.iter().all(|(from, to)| payload[*from..*to] == *name.as_bytes()) {
         return Ok(payload.clone());

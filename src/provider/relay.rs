@@ -162,9 +162,8 @@ impl Relay {
 
 /// Whether an event at the end of a stream is all there: its data are `[DONE]` or JSON.
 fn is_whole(event: &[u8]) -> bool {
-    super::sse::data_of(event).is_some_and(|data| {
-        data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(&data).is_ok()
-    })
+    super::sse::data_of(event)
+        .is_some_and(|data| data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(&data).is_ok())
 }
 
 #[cfg(test)]
@@ -236,7 +235,10 @@ mod tests {
     #[test]
     fn half_an_event_is_dropped_and_a_whole_one_without_blank_line_is_not() {
         let half = &TEXT.as_bytes()[..30];
-        assert_eq!(run(&[TEXT.as_bytes(), half], Completion::DoneOrReason, None), (TEXT.into(), Some(ErrorClass::Interrupted)));
+        assert_eq!(
+            run(&[TEXT.as_bytes(), half], Completion::DoneOrReason, None),
+            (TEXT.into(), Some(ErrorClass::Interrupted))
+        );
         let (sent, end) = run(&[TEXT.as_bytes(), b"data: [DONE]"], Completion::DoneOrReason, None);
         assert_eq!((sent, end), (format!("{TEXT}{DONE}"), None));
     }

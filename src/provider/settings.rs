@@ -259,10 +259,7 @@ mod tests {
         let parse = |text: &str| BackendSpec::parse(text).map(|spec| (spec.kind, spec.url.to_string()));
         assert_eq!(parse("http://gpu:8080"), Ok((None, "http://gpu:8080/".into())));
         assert_eq!(parse("gpu:8080/v1"), Ok((None, "http://gpu:8080/v1".into())));
-        assert_eq!(
-            parse(" llama.cpp = https://x/v1 "),
-            Ok((Some(BackendKind::LlamaCpp), "https://x/v1".into()))
-        );
+        assert_eq!(parse(" llama.cpp = https://x/v1 "), Ok((Some(BackendKind::LlamaCpp), "https://x/v1".into())));
         for kind in BackendKind::ALL {
             assert_eq!(parse(&format!("{kind}=h:1")), Ok((Some(kind), "http://h:1/".into())));
         }

@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn events_end_at_blank_lines_of_any_kind() {
         for line_end in ["\n", "\r\n", "\r"] {
-            let input = ["data: {\"a\":1}", "", ": ping", "", "event: x", "data:b", "data: c", "", "", "data: [DONE]", "", ""];
+            let input =
+                ["data: {\"a\":1}", "", ": ping", "", "event: x", "data:b", "data: c", "", "", "data: [DONE]", "", ""];
             let input = input.join(line_end);
             let (events, bytes) = run(input.as_bytes(), &[]);
             assert_eq!(events, [&b"{\"a\":1}"[..], b"b\nc", b"[DONE]"], "{line_end:?}");

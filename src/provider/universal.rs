@@ -11,9 +11,7 @@ use super::Provider;
 use super::models::Offer;
 use super::naming::{self, Role};
 use super::settings::BackendSpec;
-use crate::capability::{
-    Call, Capability, ErrorClass, Failure, Feature, FrameStream, Operation, OperationSet,
-};
+use crate::capability::{Call, Capability, ErrorClass, Failure, Feature, FrameStream, Operation, OperationSet};
 
 /// A Universal Runtime.
 #[derive(Debug)]
