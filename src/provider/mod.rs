@@ -66,3 +66,8 @@ pub trait Provider: Send + Sync + 'static {
         true
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ const ROLES: &[(&[&str], Role)] = &[
         ],
         Role::Image,
     ),
-    (&["guard", "guardian", "shieldgemma", "shield"], Role::Unserved),
+    (&["guard*", "shieldgemma", "shield"], Role::Unserved),
     (
         &[
             "coder*",

@@ -155,7 +155,7 @@ impl Table {
             let mut slots = self.slots.lock();
             let slot = &mut slots[slot.0];
             let status = &mut slot.status;
-            let first = !status.checked || (status.up && withdraw);
+            let first = !status.checked || (status.up && (withdraw || slot.capabilities.is_empty()));
             status.checked = true;
             if status.error.as_deref() != Some(error) {
                 tracing::debug!(provider = status.id, error, "provider does not answer");
