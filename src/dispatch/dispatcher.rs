@@ -43,7 +43,7 @@ impl Default for Settings {
             // More would only amplify an outage.
             attempts: 4,
             // With the silence below, a dead node costs less than two seconds.
-            open: Duration::from_millis(1500),
+            open: Duration::from_millis(1200),
             silence: Duration::from_millis(1800),
             // A Wi-Fi roams in a few seconds; an answer that has begun is worth waiting for that long.
             silence_streaming: Duration::from_secs(6),
