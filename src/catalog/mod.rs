@@ -96,6 +96,12 @@ impl Catalog {
         Self { shared: Arc::new(shared) }
     }
 
+    /// What it matches meaning with.
+    #[must_use]
+    pub const fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
+        self.embedder.as_ref()
+    }
+
     /// What the mesh can do now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
