@@ -8,12 +8,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::BoxError;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::header::{ORIGIN, SERVER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
-use axum::BoxError;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tower::Service as _;

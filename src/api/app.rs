@@ -37,7 +37,12 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) fn new(settings: Settings, service: Arc<dyn Service>, metrics: Metrics, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        service: Arc<dyn Service>,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Self {
         let loopback = settings.bind.iter().all(|address| address.ip().to_canonical().is_loopback());
         let names = settings.allowed_hosts.clone();
         let hosts = if names.iter().any(|name| name == "*") || (!loopback && !settings.keys.is_empty()) {

@@ -53,8 +53,9 @@ impl Admission {
     pub(super) fn enter(&self) -> Result<Place, ApiError> {
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
             let message = "this node runs as many requests at once as it may; try again in a moment";
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
-                .retry_after(BUSY_RETRY_AFTER));
+            return Err(
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(BUSY_RETRY_AFTER)
+            );
         };
         self.in_flight.inc();
         Ok(Place { _permit: permit, in_flight: self.in_flight.clone() })
@@ -62,7 +63,12 @@ impl Admission {
 }
 
 /// The JSON body of a request. One that came in one piece is not copied.
-pub(super) async fn read_json(headers: &HeaderMap, body: Body, limit: usize, idle: Duration) -> Result<Bytes, ApiError> {
+pub(super) async fn read_json(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    idle: Duration,
+) -> Result<Bytes, ApiError> {
     check_media_type(headers)?;
     read(headers, body, limit, idle).await
 }

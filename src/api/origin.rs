@@ -89,8 +89,7 @@ fn is_private(name: &str) -> bool {
 }
 
 fn ends_with_ignore_case(text: &str, suffix: &str) -> bool {
-    text.len() > suffix.len()
-        && text.as_bytes()[text.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+    text.len() > suffix.len() && text.as_bytes()[text.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
 }
 
 /// Which web pages may use this API.
@@ -120,7 +119,9 @@ impl Origins {
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
-            format!("web pages of {shown} may not use this API; add the origin to the API's allowed origins if they shall"),
+            format!(
+                "web pages of {shown} may not use this API; add the origin to the API's allowed origins if they shall"
+            ),
         ))
     }
 
@@ -180,10 +181,20 @@ mod tests {
     #[test]
     fn on_loopback_only_loopbacks_names_are_ours() {
         let rule = HostRule::Loopback(vec!["gpu.example".into()]);
-        for good in ["localhost", "LocalHost:11451", "127.0.0.1:1", "127.8.8.8", "[::1]:11451", "a.localhost:80", "gpu.example:1"] {
+        for good in [
+            "localhost",
+            "LocalHost:11451",
+            "127.0.0.1:1",
+            "127.8.8.8",
+            "[::1]:11451",
+            "a.localhost:80",
+            "gpu.example:1",
+        ] {
             assert!(host(&rule, good), "{good}");
         }
-        for bad in ["evil.example:11451", "localhost.evil.example", "10.0.0.7", "[fe80::1]", "127.0.0.1.evil.example", ""] {
+        for bad in
+            ["evil.example:11451", "localhost.evil.example", "10.0.0.7", "[fe80::1]", "127.0.0.1.evil.example", ""]
+        {
             assert!(!host(&rule, bad), "{bad}");
         }
     }

@@ -37,7 +37,7 @@ const READ_BUFFER: usize = 128 * 1024;
 /// What is said to a client beyond the connection limit.
 const TOO_MANY_CONNECTIONS: &str = concat!(
     "HTTP/1.1 503 Service Unavailable\r\nserver: atmosphere\r\ncontent-type: application/json\r\n",
-    "retry-after: 1\r\nconnection: close\r\ncontent-length: 136\r\n\r\n",
+    "retry-after: 1\r\nconnection: close\r\ncontent-length: 137\r\n\r\n",
     r#"{"error":{"message":"this node has as many connections open as it may","type":"server_error","param":null,"code":"too_many_connections"}}"#,
 );
 

@@ -37,7 +37,7 @@ const MAX_WHOLE: usize = 128 * 1024 * 1024;
 /// Bytes of the reason in its header.
 const MAX_REASON: usize = 200;
 /// Dispatch keeps the deadline; this much later the API ends the request itself.
-const DEADLINE_GRACE: Duration = Duration::from_secs(5);
+const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn chat(app: State<Arc<App>>, context: Extension<Context>, request: Request) -> Response {
     infer(&app, &context, Operation::Chat, request).await.unwrap_or_else(|refusal| *refusal)
@@ -51,14 +51,18 @@ pub(crate) async fn embed(app: State<Arc<App>>, context: Extension<Context>, req
     infer(&app, &context, Operation::Embed, request).await.unwrap_or_else(|refusal| *refusal)
 }
 
-async fn infer(app: &App, context: &Context, operation: Operation, request: Request) -> Result<Response, Box<Response>> {
+async fn infer(
+    app: &App,
+    context: &Context,
+    operation: Operation,
+    request: Request,
+) -> Result<Response, Box<Response>> {
     let refuse = |error: ApiError| Box::new(error.into_response());
     let place = app.admission.enter().map_err(refuse)?;
     let (parts, body) = request.into_parts();
     let settings = &app.settings;
     let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout).await.map_err(refuse)?;
-    let intent =
-        intent(operation, &parts.headers, &context.request_id, body, settings.deadline).map_err(refuse)?;
+    let intent = intent(operation, &parts.headers, &context.request_id, body, settings.deadline).map_err(refuse)?;
     let streamed = intent.requirements.stream;
     let deadline = Instant::now() + intent.deadline + DEADLINE_GRACE;
     let mut tally = Tally::new(app.measures.clone(), operation, context.started, place);
