@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
@@ -15,14 +15,17 @@ use crate::router::NoRoute;
 /// Tells OpenAI's SDKs whether to try again by themselves.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// An answer that is an error.
+/// An answer that is an error. Boxed, so that whoever returns one when things go wrong is not slowed when they do not.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(super) struct ApiError(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     status: StatusCode,
     message: String,
     param: Option<String>,
     code: Option<String>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
     /// A backend's own words, which go out as they are.
     body: Option<(Bytes, String)>,
 }
@@ -43,30 +46,37 @@ struct Inner<'a> {
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             message: message.into(),
             param: None,
             code: Some(code.to_owned()),
-            headers: Vec::new(),
+            headers: HeaderMap::new(),
             body: None,
-        }
+        }))
     }
 
     /// The request is wrong.
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        Self { code: None, ..Self::new(StatusCode::BAD_REQUEST, "", message) }
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "", message);
+        error.0.code = None;
+        error
     }
 
     /// Names the field or header that is wrong.
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
+        self.0.headers.insert(name, value);
         self
+    }
+
+    /// Headers that go out with it.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.0.headers
     }
 
     pub(super) fn retry_after(self, after: Duration) -> Self {
@@ -78,52 +88,47 @@ impl ApiError {
     /// What a caller is told when dispatch has failed.
     pub(super) fn of_dispatch(error: DispatchError) -> Self {
         let DispatchError { decision, attempts, failure } = error;
-        let mut api = Self {
-            // What is not an error status is our own mistake, and must not look like a success.
-            status: StatusCode::from_u16(failure.status)
-                .ok()
-                .filter(|status| status.is_client_error() || status.is_server_error())
-                .unwrap_or(StatusCode::BAD_GATEWAY),
-            param: None,
-            code: Some(code_of(&failure)),
-            headers: Vec::new(),
-            message: failure.message,
-            body: failure.body,
-        };
-        if let Some(no_route @ (NoRoute::UnknownModel { .. } | NoRoute::UnknownNode { .. })) = &decision.no_route {
-            let code = match no_route {
-                NoRoute::UnknownNode { .. } => "node_not_found",
-                _ => "model_not_found",
-            };
-            api = Self::new(StatusCode::NOT_FOUND, code, no_route.to_string()).param("model");
-        }
-        match failure.retry_after {
-            Some(after) => api.retry_after(after),
-            // All that could be tried was: a client that tries again by itself multiplies the load.
-            None if attempts > 1 && api.status.is_server_error() => {
-                api.header(X_SHOULD_RETRY, HeaderValue::from_static("false"))
+        let error = match &decision.no_route {
+            Some(no_route @ NoRoute::UnknownModel { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", no_route.to_string()).param("model")
             }
-            None => api,
+            Some(no_route @ NoRoute::UnknownNode { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "node_not_found", no_route.to_string()).param("model")
+            }
+            _ => {
+                // What is not an error status is our own mistake, and must not look like a success.
+                let status = StatusCode::from_u16(failure.status)
+                    .ok()
+                    .filter(|status| status.is_client_error() || status.is_server_error())
+                    .unwrap_or(StatusCode::BAD_GATEWAY);
+                let mut error = Self::new(status, &code_of(&failure), failure.message);
+                error.0.body = failure.body;
+                error
+            }
+        };
+        match failure.retry_after {
+            Some(after) => error.retry_after(after),
+            // All that could be tried was: a client that tries again by itself multiplies the load.
+            None if attempts > 1 && error.0.status.is_server_error() => {
+                error.header(X_SHOULD_RETRY, HeaderValue::from_static("false"))
+            }
+            None => error,
         }
-    }
-
-    fn envelope(&self) -> Vec<u8> {
-        envelope(self.status.as_u16(), &self.message, self.param.as_deref(), self.code.as_deref())
     }
 }
 
 impl IntoResponse for ApiError {
-    fn into_response(mut self) -> Response<Body> {
-        let (body, content_type) = match self.body.take() {
-            Some((body, content_type)) => {
-                (body, HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static("application/json")))
-            }
-            None => (Bytes::from(self.envelope()), HeaderValue::from_static("application/json")),
+    fn into_response(self) -> Response<Body> {
+        let Parts { status, message, param, code, headers, body } = *self.0;
+        let (body, content_type) = match body {
+            Some((body, content_type)) => (body, HeaderValue::from_str(&content_type).ok()),
+            None => (envelope(status.as_u16(), &message, param.as_deref(), code.as_deref()).into(), None),
         };
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));
         response.headers_mut().insert(CONTENT_TYPE, content_type);
-        response.headers_mut().extend(self.headers);
         response
     }
 }

@@ -25,7 +25,7 @@ use crate::dispatch::{DispatchError, Reply, ReplyBody};
 const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
 
 /// An answer that is still to begin.
-pub(super) type Pending = BoxFuture<'static, Result<Reply, DispatchError>>;
+type Pending = BoxFuture<'static, Result<Reply, DispatchError>>;
 
 /// Where the pieces come from.
 pub(super) enum Source {

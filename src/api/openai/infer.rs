@@ -8,13 +8,13 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::ask::intent;
-use super::events::{Events, Pending, Source, is_event_stream};
+use super::events::{Events, Source, is_event_stream};
 use super::tally::Tally;
 
 use crate::api::app::{App, Context, X_ATMOSPHERE_NODE, node_header};
@@ -39,30 +39,36 @@ const MAX_REASON: usize = 200;
 /// Dispatch keeps the deadline; this much later the API ends the request itself.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn chat(app: State<Arc<App>>, context: Extension<Context>, request: Request) -> Response {
-    infer(&app, &context, Operation::Chat, request).await.unwrap_or_else(|refusal| *refusal)
-}
-
-pub(crate) async fn complete(app: State<Arc<App>>, context: Extension<Context>, request: Request) -> Response {
-    infer(&app, &context, Operation::Complete, request).await.unwrap_or_else(|refusal| *refusal)
-}
-
-pub(crate) async fn embed(app: State<Arc<App>>, context: Extension<Context>, request: Request) -> Response {
-    infer(&app, &context, Operation::Embed, request).await.unwrap_or_else(|refusal| *refusal)
-}
-
-async fn infer(
-    app: &App,
-    context: &Context,
-    operation: Operation,
+pub(crate) async fn chat(
+    app: State<Arc<App>>,
+    context: Extension<Context>,
     request: Request,
-) -> Result<Response, Box<Response>> {
-    let refuse = |error: ApiError| Box::new(error.into_response());
-    let place = app.admission.enter().map_err(refuse)?;
+) -> Result<Response, ApiError> {
+    infer(&app, &context, Operation::Chat, request).await
+}
+
+pub(crate) async fn complete(
+    app: State<Arc<App>>,
+    context: Extension<Context>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    infer(&app, &context, Operation::Complete, request).await
+}
+
+pub(crate) async fn embed(
+    app: State<Arc<App>>,
+    context: Extension<Context>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    infer(&app, &context, Operation::Embed, request).await
+}
+
+async fn infer(app: &App, context: &Context, operation: Operation, request: Request) -> Result<Response, ApiError> {
+    let place = app.admission.enter()?;
     let (parts, body) = request.into_parts();
     let settings = &app.settings;
-    let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout).await.map_err(refuse)?;
-    let intent = intent(operation, &parts.headers, &context.request_id, body, settings.deadline).map_err(refuse)?;
+    let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout).await?;
+    let intent = intent(operation, &parts.headers, &context.request_id, body, settings.deadline)?;
     let streamed = intent.requirements.stream;
     let deadline = Instant::now() + intent.deadline + DEADLINE_GRACE;
     let mut tally = Tally::new(app.measures.clone(), operation, context.started, place);
@@ -75,12 +81,14 @@ async fn infer(
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => {
             tally.ended(Outcome::Failed);
-            return Err(Box::new(failed(error)));
+            return Err(failed(error));
         }
-        Err(_) if streamed && patience < deadline => return Ok(late_stream(app, pending, tally, deadline)),
+        Err(_) if streamed && patience < deadline => {
+            return Ok(stream(app, Source::Waiting(pending), tally, deadline));
+        }
         Err(_) => {
             tally.ended(Outcome::Failed);
-            return Err(refuse(out_of_time()));
+            return Err(out_of_time());
         }
     };
     let Reply { decision, served, attempts, content_type, body } = reply;
@@ -103,10 +111,6 @@ fn stream(app: &App, source: Source, tally: Tally, deadline: Instant) -> Respons
     response
 }
 
-fn late_stream(app: &App, pending: Pending, tally: Tally, deadline: Instant) -> Response {
-    stream(app, Source::Waiting(pending), tally, deadline)
-}
-
 /// Waits for all of an answer, so that one that breaks off has an error's status.
 async fn whole(
     mut body: ReplyBody,
@@ -115,7 +119,7 @@ async fn whole(
     deadline: Instant,
     attempts: u32,
     decision: &Arc<Decision>,
-) -> Result<Response, Box<Response>> {
+) -> Result<Response, ApiError> {
     let mut gathered = Gathered::default();
     loop {
         let failure = match timeout_at(deadline, body.next()).await {
@@ -130,11 +134,11 @@ async fn whole(
             Ok(Some(Err(failure))) => failure,
             Err(_) => {
                 tally.ended(Outcome::Failed);
-                return Err(Box::new(out_of_time().into_response()));
+                return Err(out_of_time());
             }
         };
         tally.ended(Outcome::Failed);
-        return Err(Box::new(failed(DispatchError { decision: Arc::clone(decision), attempts, failure })));
+        return Err(failed(DispatchError { decision: Arc::clone(decision), attempts, failure }));
     }
     tally.ended(Outcome::Complete);
     let mut response = Response::new(Body::from(gathered.finish()));
@@ -171,11 +175,11 @@ impl Gathered {
     }
 }
 
-fn failed(error: DispatchError) -> Response {
+fn failed(error: DispatchError) -> ApiError {
     let (decision, attempts) = (Arc::clone(&error.decision), error.attempts);
-    let mut response = ApiError::of_dispatch(error).into_response();
-    route_headers(response.headers_mut(), &decision, None, attempts);
-    response
+    let mut error = ApiError::of_dispatch(error);
+    route_headers(error.headers_mut(), &decision, None, attempts);
+    error
 }
 
 fn out_of_time() -> ApiError {

@@ -101,6 +101,7 @@ pub(super) fn reply(content_type: &str, body: ReplyBody) -> Reply {
 }
 
 /// An answer in these pieces.
+#[allow(clippy::result_large_err, reason = "that is what the pieces of a reply are")]
 pub(super) fn pieces(content_type: &str, pieces: Vec<Result<&'static str, Failure>>) -> Reply {
     let pieces = pieces.into_iter().map(|piece| piece.map(Bytes::from));
     reply(content_type, futures::stream::iter(pieces.collect::<Vec<_>>()).boxed())
