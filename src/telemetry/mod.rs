@@ -1,5 +1,7 @@
 //! Logs, metrics and the event bus. The lowest part: everybody may report to it, and it knows nobody.
 
 mod events;
+mod metrics;
 
 pub use events::{Event, EventBus};
+pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, Metrics};
