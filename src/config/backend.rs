@@ -11,9 +11,10 @@ use super::secret::{Secret, without_userinfo};
 
 /// Kinds of backend that a provider exists for.
 pub const BACKEND_KINDS: &[&str] =
-    &["ollama", "llamafarm", "universal", "openai", "anthropic", "vllm", "llamacpp", "lmstudio", "sglang", "localai"];
+    &["ollama", "llamafarm", "universal", "openai", "vllm", "llamacpp", "lmstudio", "sglang", "localai", "lemonade"];
 
-const KEYS: &[&str] = &["kind", "url", "key", "key_env", "name", "models", "namespaces", "shared", "concurrency"];
+const KEYS: &[&str] =
+    &["kind", "url", "key", "key_env", "name", "models", "namespaces", "shared", "concurrency", "domain"];
 
 /// More calls at once than any single backend serves.
 const MAX_CONCURRENCY: usize = 4096;
@@ -37,6 +38,8 @@ pub struct Backend {
     pub shared: Option<bool>,
     /// How many calls it runs at once.
     pub concurrency: Option<u32>,
+    /// The field of knowledge of all its models, such as `medicine`.
+    pub domain: Option<String>,
 }
 
 /// What is wrong with one key of one backend.
@@ -109,6 +112,7 @@ fn from_text(text: &str, at: &str, faults: &mut Vec<Fault>) -> Option<Backend> {
         namespaces: Vec::new(),
         shared: None,
         concurrency: None,
+        domain: None,
     })
 }
 
@@ -162,14 +166,20 @@ fn from_table(table: &Dict, env: &BTreeMap<String, String>, at: &str, faults: &m
         }
     };
     let concurrency = concurrency.and_then(|count| u32::try_from(count).ok());
-    Some(Backend { kind, key: key.or(key_env).or(url.1), url: url.0, name, models, namespaces, shared, concurrency })
+    let domain = read(table, "domain", at, faults, parse::text);
+    let (url, password) = url;
+    let key = key.or(key_env).or(password);
+    Some(Backend { kind, url, key, name, models, namespaces, shared, concurrency, domain })
 }
 
+/// The kind as [`BACKEND_KINDS`] spells it: `llama.cpp` and `LM-Studio` are fine.
 fn check_kind(kind: &str) -> Result<String, String> {
-    if BACKEND_KINDS.contains(&kind) {
-        return Ok(kind.to_owned());
+    let plain: String = kind.to_lowercase().chars().filter(|c| !matches!(c, '.' | '-' | '_' | ' ')).collect();
+    if BACKEND_KINDS.contains(&plain.as_str()) {
+        return Ok(plain);
     }
-    let hint = near(kind, BACKEND_KINDS.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let hint =
+        near(kind, BACKEND_KINDS.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
     Err(format!("{kind:?} is not a kind of backend{hint} (known: {})", BACKEND_KINDS.join(", ")))
 }
 

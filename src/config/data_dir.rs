@@ -103,12 +103,8 @@ impl DataDir {
             return Err(cannot_create(io::Error::new(io::ErrorKind::NotADirectory, "it is a file")));
         }
         create_private(path).map_err(cannot_create)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK))
-            .map_err(cannot_write)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(cannot_write)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -40,11 +40,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("mesh.upnp", &["ATMOSPHERE_MESH_UPNP"], None),
     Field { path: "api.keys", env: &["ATMOSPHERE_API_KEYS"], flag: None, secret: true },
     field("api.keys_file", &["ATMOSPHERE_API_KEYS_FILE"], None),
-    field(
-        "api.allow_no_auth",
-        &["ATMOSPHERE_API_ALLOW_NO_AUTH", "ATMOSPHERE_ALLOW_NO_AUTH"],
-        Some("--allow-no-auth"),
-    ),
+    field("api.allow_no_auth", &["ATMOSPHERE_API_ALLOW_NO_AUTH", "ATMOSPHERE_ALLOW_NO_AUTH"], Some("--allow-no-auth")),
     field("api.max_body", &["ATMOSPHERE_API_MAX_BODY"], None),
     field("api.max_concurrency", &["ATMOSPHERE_API_MAX_CONCURRENCY"], None),
     field("api.request_timeout", &["ATMOSPHERE_API_REQUEST_TIMEOUT"], None),

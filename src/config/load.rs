@@ -97,14 +97,14 @@ fn file_to_read(sources: &Sources) -> (Option<PathBuf>, bool) {
 
 /// Variables with our prefix that nothing reads.
 fn unknown_variables(sources: &Sources) -> Vec<String> {
-    let known: BTreeSet<&str> =
-        FIELDS.iter().flat_map(|field| field.env).chain(OTHER_VARIABLES).copied().collect();
+    let known: BTreeSet<&str> = FIELDS.iter().flat_map(|field| field.env).chain(OTHER_VARIABLES).copied().collect();
     sources
         .env
         .keys()
         .filter(|name| name.starts_with("ATMOSPHERE_") && !known.contains(name.as_str()))
         .map(|name| {
-            let hint = near(name, known.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            let hint =
+                near(name, known.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
             format!("the environment variable {name} is not one of atmosphere's and has no effect{hint}")
         })
         .collect()
@@ -248,7 +248,8 @@ impl Reader {
             Some(dir) => dir,
             None => {
                 if !self.wrong.contains("data_dir") {
-                    let message = "this user has no home directory; say where the node's files shall be with --data-dir";
+                    let message =
+                        "this user has no home directory; say where the node's files shall be with --data-dir";
                     self.problem("data_dir", None, message.to_owned());
                 }
                 PathBuf::new()
@@ -309,7 +310,8 @@ impl Reader {
                     .to_owned(),
             );
         }
-        if config.embedder.kind == EmbedderKind::Onnx && config.embedder.dir.is_none() && fine(self, &["embedder.dir"]) {
+        if config.embedder.kind == EmbedderKind::Onnx && config.embedder.dir.is_none() && fine(self, &["embedder.dir"])
+        {
             let message = "an ONNX embedder needs its model: set embedder.dir to the directory with model.onnx and \
                            tokenizer.json";
             self.problem("embedder.kind", Some("\"onnx\"".into()), message.to_owned());
@@ -339,7 +341,9 @@ fn walk(dict: &Dict, prefix: &str, unknown: &mut Vec<(String, String)>) {
         let is_table = FIELDS.iter().any(|field| field.path.starts_with(&below));
         match value {
             Value::Dict(_, dict) if is_table => walk(dict, &path, unknown),
-            _ if is_table => unknown.push((path.clone(), format!("must be a table; write [{path}] and its keys below"))),
+            _ if is_table => {
+                unknown.push((path.clone(), format!("must be a table; write [{path}] and its keys below")))
+            }
             _ => {
                 let hint = hint(&path, key);
                 unknown.push((path, format!("unknown key{hint}")));
@@ -377,10 +381,12 @@ fn read_keys(path: &Path) -> Result<Vec<Secret>, String> {
 fn origins(value: &Value) -> Result<Vec<String>, String> {
     let origins = parse::list(value)?;
     for origin in &origins {
-        let right = origin == "*"
-            || url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        let right =
+            origin == "*" || url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
         if !right {
-            return Err(format!("{origin:?} is not an origin; give one such as \"http://localhost:3000\", without a path"));
+            return Err(format!(
+                "{origin:?} is not an origin; give one such as \"http://localhost:3000\", without a path"
+            ));
         }
     }
     Ok(origins)

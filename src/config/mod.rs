@@ -25,8 +25,9 @@ use std::time::Duration;
 pub use backend::{BACKEND_KINDS, Backend};
 pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir};
 pub use load::{Loaded, load};
+pub use parse::seed_syntax as check_seed;
 pub use problem::{ConfigError, Origin, Problem};
-pub use secret::{REDACTED, Secret};
+pub use secret::{REDACTED, Secret, without_userinfo};
 pub use source::{FlagValue, Sources};
 
 pub use crate::telemetry::LogFormat;

@@ -97,11 +97,9 @@ pub(super) fn count(min: usize, max: usize) -> impl Fn(&Value) -> Result<usize, 
 /// A length of time such as `90s` or `2m 30s`, within bounds.
 pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&Value) -> Result<Duration, String> {
     move |value| {
-        let bounds = || {
-            format!("between {} and {}", humantime::format_duration(min), humantime::format_duration(max))
-        };
+        let bounds = || format!("between {} and {}", humantime::format_duration(min), humantime::format_duration(max));
         let text = scalar(value).ok_or_else(|| "not a length of time; give one such as \"90s\"".to_owned())?;
-        if text.parse::<f64>().is_ok() {
+        if text.parse::<f64>().is_ok_and(|number| number >= 0.0) {
             return Err(format!("without a unit; write \"{text}s\" for seconds, or use ms, m or h"));
         }
         let duration = humantime::parse_duration(&text)
@@ -210,7 +208,11 @@ pub(super) fn seeds(value: &Value) -> Result<Vec<String>, String> {
 }
 
 /// Whether `seed` may be `host:port` or a multiaddr.
-pub(crate) fn seed_syntax(seed: &str) -> Result<(), String> {
+///
+/// # Errors
+///
+/// With what is wrong and what to write, to stand after the seed.
+pub fn seed_syntax(seed: &str) -> Result<(), String> {
     if seed.contains(char::is_whitespace) {
         return Err("has a blank in it; give one seed at a time".into());
     }
@@ -276,8 +278,9 @@ pub(super) fn log_format(value: &Value) -> Result<super::LogFormat, String> {
 /// `log.filter`.
 pub(super) fn log_filter(value: &Value) -> Result<String, String> {
     let filter = text(value)?;
-    crate::telemetry::check_filter(&filter)
-        .map_err(|error| format!("not a log filter ({error}); give one such as \"info\" or \"info,atmosphere::mesh=debug\""))?;
+    crate::telemetry::check_filter(&filter).map_err(|error| {
+        format!("not a log filter ({error}); give one such as \"info\" or \"info,atmosphere::mesh=debug\"")
+    })?;
     Ok(filter)
 }
 
@@ -344,7 +347,9 @@ mod tests {
 
     #[test]
     fn a_seed_is_an_address_with_a_port() {
-        for good in ["10.0.0.7:11450", "gpu.local:1", "[fe80::1]:11450", "/ip4/10.0.0.7/udp/11450/quic-v1", "/dns/gpu/tcp/1"] {
+        for good in
+            ["10.0.0.7:11450", "gpu.local:1", "[fe80::1]:11450", "/ip4/10.0.0.7/udp/11450/quic-v1", "/dns/gpu/tcp/1"]
+        {
             assert_eq!(seed_syntax(good), Ok(()), "{good}");
         }
         for (bad, fix) in [

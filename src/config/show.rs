@@ -114,6 +114,7 @@ fn backend(backend: &Backend) -> Value {
     put("models", (!backend.models.is_empty()).then(|| texts(&backend.models)));
     put("namespaces", (!backend.namespaces.is_empty()).then(|| texts(&backend.namespaces)));
     put("shared", backend.shared.map(Value::Boolean));
+    put("domain", backend.domain.clone().map(Value::String));
     put("concurrency", backend.concurrency.map(number));
     Value::Table(table)
 }

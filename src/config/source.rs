@@ -109,8 +109,7 @@ pub(super) fn parse_file(path: &Path, text: &str) -> Result<FileValues, ConfigEr
 fn dict(table: &DeTable<'_>, text: &str, prefix: &str, lines: &mut BTreeMap<String, usize>) -> Dict {
     let mut out = Dict::new();
     for (key, value) in table {
-        let path =
-            if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         lines.insert(path.clone(), line_at(text, key.span().start));
         out.insert(key.get_ref().to_string(), convert(value, text, &path, lines));
     }
@@ -194,12 +193,13 @@ impl Layered {
         for (path, value) in &sources.flags {
             let value = match value {
                 FlagValue::Text(text) => Value::from(text.as_str()),
-                FlagValue::List(items) => Value::from(items.iter().map(|i| Value::from(i.as_str())).collect::<Vec<_>>()),
+                FlagValue::List(items) => {
+                    Value::from(items.iter().map(|i| Value::from(i.as_str())).collect::<Vec<_>>())
+                }
                 FlagValue::Yes => Value::from(true),
             };
             let flag = fields::by_path(path).and_then(|field| field.flag).unwrap_or(path);
-            figment =
-                figment.merge(Layer { origin: Origin::Flag(flag.to_owned()), values: nested(path, value) });
+            figment = figment.merge(Layer { origin: Origin::Flag(flag.to_owned()), values: nested(path, value) });
         }
         Self { figment, file }
     }

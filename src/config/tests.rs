@@ -190,7 +190,10 @@ fn settings_are_judged_together() {
         ("port = 11450", "port = 11450 (DIR/config.toml:1): the same as gossip_port"),
         ("gossip_port = 11451", "gossip_port = 11451 (DIR/config.toml:1): the same as port"),
         ("bind = \"0.0.0.0\"", "bind = 0.0.0.0 (DIR/config.toml:1): others can reach this address"),
-        ("[embedder]\nkind = \"onnx\"", "embedder.kind = \"onnx\" (DIR/config.toml:2): an ONNX embedder needs its model"),
+        (
+            "[embedder]\nkind = \"onnx\"",
+            "embedder.kind = \"onnx\" (DIR/config.toml:2): an ONNX embedder needs its model",
+        ),
         ("[embedder]\ndir = \"/nonexistent\"", "embedder.dir = \"/nonexistent\" (DIR/config.toml:2): not a directory"),
         ("data_dir = \"~/config.toml\"", "data_dir = \"DIR/config.toml\" (DIR/config.toml:1): a file"),
         ("[api]\nkeys = [\"short\"]", "api.keys (DIR/config.toml:2): a key has fewer than 8 characters"),
