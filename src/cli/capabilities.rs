@@ -13,7 +13,7 @@ const COLUMNS: &[Column] = &[
     ("project", false),
     ("domain", false),
     ("state", false),
-    ("latency", true),
+    ("round trip", true),
 ];
 
 pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Result<(), CliError> {
@@ -48,7 +48,7 @@ pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Res
             node(capability),
             capability.project.clone().unwrap_or_default(),
             capability.domain.clone().unwrap_or_default(),
-            capability.state.clone().unwrap_or_default(),
+            capability.state.clone().filter(|state| state != "unknown").unwrap_or_default(),
             capability.latency_ms.map(milliseconds).unwrap_or_default(),
         ]
     };

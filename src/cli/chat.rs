@@ -35,10 +35,12 @@ fn route_line(response: &reqwest::Response, output: &mut Output<'_>) -> io::Resu
     for (key, before) in [
         ("x-atmosphere-model", " "),
         ("x-atmosphere-node", " on "),
-        ("x-atmosphere-attempts", ", attempt "),
+        ("x-atmosphere-attempts", ", attempts: "),
         ("x-atmosphere-decision", ", decision "),
+        ("x-atmosphere-route-reason", ": "),
     ] {
-        if let Some(value) = header(key) {
+        // One attempt is nothing to speak of.
+        if let Some(value) = header(key).filter(|value| !(key.ends_with("attempts") && value == "1")) {
             text.push_str(before);
             text.push_str(&value);
         }

@@ -14,8 +14,9 @@ use crate::config::{ApiFile, DEFAULT_PORT, Secret, default_data_dir};
 
 /// To a node on this machine it takes a millisecond; across the world two seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for a question that no model has to answer.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for a question that no model has to answer. Joining takes the longest: the node itself gives up after
+/// a minute, and its words are better than ours.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(70);
 /// Longest silence while a model answers. The node itself ends silent calls far sooner; this is for a node that hangs.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Largest answer: ten times the list of the largest mesh.
@@ -117,7 +118,7 @@ impl Client {
         let body = read(response).await.unwrap_or_default();
         let said = error_message(&body).unwrap_or_else(|| format!("{} answers HTTP {status}", self.url));
         match status.as_u16() {
-            401 | 403 => CliError::Failed(format!("{said}; give a key with --api-key or ATMOSPHERE_API_KEY")),
+            401 => CliError::Failed(format!("{said}; give a key with --api-key or ATMOSPHERE_API_KEY")),
             404 => CliError::NotFound(said),
             429 | 503 | 504 => CliError::Unavailable(match retry_after {
                 Some(seconds) => format!("{said}; try again in {seconds} s"),
@@ -159,14 +160,27 @@ pub(super) fn broken_off(error: &reqwest::Error) -> CliError {
     })
 }
 
-/// Reads an answer into a shape.
+/// Reads an answer into a shape. What is `null` counts as missing, since other versions may know what this one does not.
 pub(super) fn parse<T: DeserializeOwned>(client: &Client, body: &[u8]) -> Result<T, CliError> {
-    serde_json::from_slice(body).map_err(|error| {
+    let whole = serde_json::from_slice(body).map(without_nulls);
+    whole.and_then(serde_json::from_value).map_err(|error| {
         let url = client.url();
         CliError::Failed(format!(
             "{url} does not answer as an atmosphere node does ({error}); is something else listening there?"
         ))
     })
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
 }
 
 /// The innermost cause, which is the one that says something.

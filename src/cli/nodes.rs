@@ -26,7 +26,7 @@ pub(super) fn table(nodes: &[Node], output: &mut Output<'_>) -> io::Result<()> {
         ("status", false),
         ("path", false),
         ("round trip", true),
-        ("load", true),
+        ("load", false),
         ("capabilities", true),
         ("version", false),
     ];
@@ -42,10 +42,22 @@ pub(super) fn table(nodes: &[Node], output: &mut Output<'_>) -> io::Result<()> {
             node.status.clone(),
             node.path.clone().unwrap_or_default(),
             node.rtt_ms.filter(|_| !node.is_self).map(milliseconds).unwrap_or_default(),
-            node.load.map(|load| format!("{load:.0}%")).unwrap_or_default(),
+            node.load.map(load).unwrap_or_default(),
             node.capabilities.to_string(),
             node.version.clone().unwrap_or_default(),
         ]
     };
     output.table(COLUMNS, &nodes.iter().map(row).collect::<Vec<_>>())
+}
+
+/// A node's load class in words.
+fn load(class: u64) -> String {
+    match class {
+        0 => "idle".to_owned(),
+        1 => "light".to_owned(),
+        2 => "half".to_owned(),
+        3 => "busy".to_owned(),
+        4 => "full".to_owned(),
+        other => other.to_string(),
+    }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 
 /// How the output looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +47,9 @@ impl std::fmt::Debug for Output<'_> {
         f.debug_struct("Output").field("look", &self.look).finish_non_exhaustive()
     }
 }
+
+/// Longest cell whose column is never wrapped: most model names fit, and two of them still leave room on a terminal.
+const UNWRAPPED: usize = 28;
 
 /// A column: its heading, and whether it holds numbers.
 pub(super) type Column = (&'static str, bool);
@@ -96,6 +99,11 @@ impl Output<'_> {
             column.set_padding((0, 2));
             if *number {
                 column.set_cell_alignment(CellAlignment::Right);
+            }
+            let longest = rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.chars().count()).max();
+            // A number or a short name that is wrapped is read wrongly; sentences can give way.
+            if *number || longest.is_none_or(|longest| longest <= UNWRAPPED) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         self.line(table.trim_fmt())

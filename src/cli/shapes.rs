@@ -1,5 +1,5 @@
-//! The shapes of the API's answers that the verbs read. Tolerant: unknown fields are ignored and missing ones empty,
-//! so that the command line works with older and newer nodes.
+//! The shapes of the API's answers that the verbs read. Tolerant: unknown fields are ignored, and missing or `null`
+//! ones are empty, so that the command line works with older and newer nodes.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,8 @@ pub(super) struct Node {
     pub path: Option<String>,
     pub rtt_ms: Option<f64>,
     pub version: Option<String>,
-    pub load: Option<f64>,
+    /// Load class, 0 (idle) to 4 (full).
+    pub load: Option<u64>,
     pub capabilities: u64,
 }
 
@@ -118,7 +119,16 @@ pub(super) struct Decision {
     pub abstained: bool,
     pub candidates: Vec<Candidate>,
     pub rejected: Vec<Candidate>,
+    pub no_route: Option<NoRoute>,
     pub elapsed_us: Option<f64>,
+}
+
+/// Why nobody can do it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NoRoute {
+    pub code: String,
+    pub message: String,
 }
 
 /// Who was chosen.

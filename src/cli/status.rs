@@ -22,9 +22,13 @@ pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<()
 
     let from_health = health.node_name.as_deref().or_else(|| health.node.get("name").and_then(Value::as_str));
     let node_name = own.map(|node| node.name.as_str()).or(from_health).unwrap_or("node");
-    let id = own.map(|node| node.id.as_str()).or_else(|| health.node.as_str()).unwrap_or_default();
+    let id = own
+        .map(|node| node.id.as_str())
+        .or_else(|| health.node.as_str().or_else(|| health.node.get("id")?.as_str()))
+        .unwrap_or_default();
     let status = match health.status.as_str() {
         "" | "ok" | "healthy" | "up" => output.good("up"),
+        "starting" => "starting".to_owned(),
         other => output.bad(&name(other)),
     };
     output.line(format!("{} is {status}", output.bold(&name(node_name))))?;
@@ -57,7 +61,8 @@ pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<()
             output.line(format!("  {:width$}{kind}  {state}{url}", name(&provider.id)))?;
         }
     }
-    let seeds: Vec<&Seed> = mesh.seeds.iter().chain(&health.seeds).filter(|seed| !seed.connected).collect();
+    let seeds = if health.seeds.is_empty() { &mesh.seeds } else { &health.seeds };
+    let seeds: Vec<&Seed> = seeds.iter().filter(|seed| !seed.connected).collect();
     if !seeds.is_empty() {
         output.line("\nseeds that do not answer")?;
         for seed in seeds {

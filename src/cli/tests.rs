@@ -145,20 +145,20 @@ fn run(args: &[&str], stdin: &str, look: Look) -> Ran {
 }
 
 const NODES: &str = r#"{"mesh":{"id":"aabbccddeeff0011","name":"home"},"nodes":[
-  {"id":"12D3KooWfarnodeAAAAA","name":"nas","self":false,"status":"online","path":"lan","rtt_ms":1.44,"version":"0.1.0","load":0,"capabilities":3,"addresses":[]},
-  {"id":"12D3KooWfarnodeBBBBB","name":"gpu","self":false,"status":"online","path":"lan","rtt_ms":0.31,"version":"0.1.0","load":40,"capabilities":12,"addresses":[]},
-  {"id":"12D3KooWselfnodeCCCC","name":"laptop","self":true,"status":"online","path":"self","rtt_ms":null,"version":"0.1.0","load":5,"capabilities":1,"addresses":[],"new_field":1}
+  {"id":"12D3KooWfarnodeAAAAA","name":"nas","self":false,"status":"online","path":null,"rtt_ms":1.44,"version":null,"load":null,"capabilities":3,"addresses":[]},
+  {"id":"12D3KooWfarnodeBBBBB","name":"gpu","self":false,"status":"online","path":"lan","rtt_ms":0.31,"version":"0.1.0","load":3,"capabilities":12,"addresses":[]},
+  {"id":"12D3KooWselfnodeCCCC","name":"laptop","self":true,"status":"online","path":"self","rtt_ms":null,"version":"0.1.0","load":1,"capabilities":1,"addresses":[],"new_field":1}
 ],"links":[]}"#;
 
-const HEALTH: &str = r#"{"status":"ok","version":"0.1.0","uptime_s":3725.5,"node":"12D3KooWselfnodeCCCC","name":"laptop",
+const HEALTH: &str = r#"{"status":"ok","version":"0.1.0","uptime_s":3725.5,"node":{"id":"12D3KooWselfnodeCCCC","name":"laptop"},"mesh":{"id":"aabb","name":"home"},
   "providers":[{"id":"ollama","kind":"ollama","url":"http://127.0.0.1:11434","up":true,"error":null,"capabilities":3},
     {"id":"openai@gpu","kind":"openai","url":"http://gpu:8080","up":false,"error":"connection refused","capabilities":0}],
   "seeds":[{"seed":"10.0.0.7:11450","connected":false,"error":"cannot reach it: timed out"}]}"#;
 
 const CAPABILITIES: &str = r#"{"capabilities":[
-  {"id":"b","type":"llm/embed","node":"12D3KooWselfnodeCCCC","node_name":"laptop","model":"builtin-embed","models":["builtin-embed"],"state":"loaded"},
-  {"id":"a","type":"llm/chat","node":"12D3KooWfarnodeBBBBB","node_name":"gpu","model":"qwen2.5-coder:7b","models":["qwen2.5-coder:7b"],"domain":"code","state":"loaded","latency_ms":820.0},
-  {"id":"c","type":"llm/chat","node":"12D3KooWfarnodeAAAAA","models":["camelid"],"project":"farm/camelid","domain":"animals","state":"cold"}]}"#;
+  {"id":"b","type":"llm/embed","node":"12D3KooWselfnodeCCCC","node_name":"laptop","model":"builtin-embed","models":["builtin-embed"],"state":"unknown"},
+  {"id":"a","type":"llm/chat","node":"12D3KooWfarnodeBBBBB","node_name":"gpu","model":"qwen2.5-coder:7b","models":["qwen2.5-coder:7b"],"domain":"code","state":"warm","latency_ms":0.31},
+  {"id":"c","type":"llm/chat","node":"12D3KooWfarnodeAAAAA","models":["camelid"],"model":null,"project":"farm/camelid","domain":"animals","state":"cold"}]}"#;
 
 const ROUTE: &str = r#"{"decision":{"id":"0192f0c1","target":"auto",
   "chosen":{"node":"12D3KooWfarnodeBBBBB","node_name":"gpu","capability":"ollama/llm/code/qwen2.5-coder:7b","model":"qwen2.5-coder:7b"},
@@ -260,7 +260,7 @@ fn a_route_is_explained() {
 }
 
 #[test]
-fn a_terminal_gets_colours_and_no_line_longer_than_it() {
+fn a_terminal_gets_colours_and_tables_that_fit() {
     let node = node();
     let look = Look { terminal: true, colour: true, width: Some(70) };
     let ran = run(&["route", "hi", "--url", &node.url()], "", look);
