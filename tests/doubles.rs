@@ -72,6 +72,8 @@ async fn a_stopped_backend_refuses() {
     assert!(client().get(&url).send().await.is_ok());
     backend.stop();
     eventually("it refuses", PATIENCE, async || client().get(&url).send().await.is_err()).await;
+    backend.start_again();
+    assert!(client().get(&url).send().await.is_ok());
 }
 
 #[tokio::test]

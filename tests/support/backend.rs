@@ -169,6 +169,11 @@ impl Backend {
     pub fn stop(&self) {
         self.server.stop();
     }
+
+    /// Starts it again at the same URL after it was stopped.
+    pub fn start_again(&self) {
+        self.server.start_again();
+    }
 }
 
 impl Shared {
@@ -205,19 +210,40 @@ impl Shared {
 /// A server on a free port of loopback, with threads of its own: stopping it breaks every open connection.
 pub(super) struct Server {
     address: std::net::SocketAddr,
+    app: Router,
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
 impl Server {
     pub(super) fn start(app: Router) -> Self {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let server = Self { address, app, runtime: Mutex::new(None) };
+        server.listen(listener);
+        server
+    }
+
+    /// Starts again on the same port after it was stopped.
+    pub(super) fn start_again(&self) {
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match std::net::TcpListener::bind(self.address) {
+                Ok(listener) => return self.listen(listener),
+                // Its threads let go of the port a moment after they were told to stop.
+                Err(error) => assert!(std::time::Instant::now() < end, "{}: {error}", self.address),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn listen(&self, listener: std::net::TcpListener) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a thread can be started");
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a listener can be made non-blocking");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        let app = self.app.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime takes listeners");
             let listener = listener.tap_io(|socket| {
@@ -225,7 +251,7 @@ impl Server {
             });
             let _ = axum::serve(listener, app).await;
         });
-        Self { address, runtime: Mutex::new(Some(runtime)) }
+        *self.runtime.lock() = Some(runtime);
     }
 
     pub(super) fn url(&self) -> String {
@@ -407,6 +433,8 @@ fn events(running: Running, name: String, model: String, mode: Mode, usage: bool
             }
             Mode::Die { .. } => {
                 running.finish();
+                // What was said before must be on its way first.
+                tokio::time::sleep(Duration::from_millis(30)).await;
                 yield Err(io::Error::other("the backend died"));
                 return;
             }

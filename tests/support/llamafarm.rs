@@ -153,7 +153,8 @@ async fn project_chat(
     }
     if !headers.contains_key("x-no-session") {
         // The real one would make and keep a session; a gateway that causes that has a bug.
-        return (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"detail": "a gateway must ask for no session"}))).into_response();
+        return (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"detail": "a gateway must ask for no session"})))
+            .into_response();
     }
     completions(State(shared), headers, body).await
 }

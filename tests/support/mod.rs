@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Counts, Mode};
 pub use llamafarm::LlamaFarm;
-pub use node::{Cluster, NodePlan, TestNode, free_port, program};
+pub use node::{ADVERT_TTL, Cluster, NodePlan, TestNode, free_port, program};
 pub use ollama::Ollama;
 pub use sse::{Events, Streamed, stream_chat};
 
@@ -52,4 +52,11 @@ pub fn chat_stream(model: &str, prompt: &str) -> serde_json::Value {
     let mut body = chat(model, prompt);
     body["stream"] = true.into();
     body
+}
+
+/// Checks that an answer is an error of OpenAI's shape, and gives its message.
+pub fn error_message(body: &serde_json::Value) -> &str {
+    let error = &body["error"];
+    assert!(error["type"].is_string() && error.get("code").is_some() && error.get("param").is_some(), "{body}");
+    error["message"].as_str().unwrap_or_else(|| panic!("an error without a message: {body}"))
 }

@@ -17,6 +17,9 @@ use super::{PATIENCE, eventually};
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_atmosphere");
 
+/// How long nodes believe each other's adverts in tests: short, so that a dead node is soon gone.
+pub const ADVERT_TTL: Duration = Duration::from_secs(6);
+
 /// What a test wants of a node.
 #[derive(Debug, Clone, Default)]
 pub struct NodePlan {
@@ -171,6 +174,7 @@ impl TestNode {
         command
             .arg("start")
             .args(["--name", &self.plan.name, "--no-mdns", "--no-probe", "--bind", "127.0.0.1"])
+            .args(["--gossip-bind", "127.0.0.1"])
             .args(["--port", &self.api_port.to_string(), "--gossip-port", &self.gossip_port.to_string()])
             .arg("--config")
             .arg(config)
@@ -183,7 +187,12 @@ impl TestNode {
             command.args(["--backend", backend]);
         }
         command.args(&self.plan.arguments);
-        command.envs(&self.plan.environment).env("NO_COLOR", "1").env("HOME", self.home.path());
+        command
+            .env("ATMOSPHERE_MESH_ADVERT_TTL", format!("{}s", ADVERT_TTL.as_secs()))
+            .env("ATMOSPHERE_PROVIDER_DISCOVERY_INTERVAL", "1s")
+            .env("NO_COLOR", "1")
+            .env("HOME", self.home.path())
+            .envs(&self.plan.environment);
         command
     }
 
@@ -259,6 +268,13 @@ impl TestNode {
         assert!(self.child.is_none(), "{} still runs", self.name());
         self.run();
         self.ready().await;
+    }
+
+    /// The same node, ended, as a plan without seeds: it keeps its directory and ports.
+    pub fn without_seeds(mut self) -> Ended {
+        assert!(self.child.is_none(), "{} still runs", self.name());
+        self.plan.seeds.clear();
+        Ended(self)
     }
 
     /// GET a path.
@@ -342,7 +358,8 @@ impl TestNode {
     pub async fn sees_nodes(&self, names: &[&str]) {
         let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         names.sort();
-        eventually(&format!("{} sees {names:?}", self.name()), PATIENCE, async || self.node_names().await == names).await;
+        eventually(&format!("{} sees {names:?}", self.name()), PATIENCE, async || self.node_names().await == names)
+            .await;
     }
 
     /// Waits until it lists a model, by its name with or without `:latest`.
@@ -383,6 +400,18 @@ impl TestNode {
             .await
             .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
             .expect("the program can be started")
+    }
+}
+
+/// A node that has ended and may be started again.
+pub struct Ended(TestNode);
+
+impl Ended {
+    /// Starts it and waits until it is ready.
+    pub async fn start(self) -> TestNode {
+        let mut node = self.0;
+        node.restart().await;
+        node
     }
 }
 

@@ -20,8 +20,7 @@ pub struct Ollama {
 
 impl Ollama {
     /// Its models: a chat model that is loaded, a coder, an embedder and a model that sees.
-    pub const MODELS: [&str; 4] =
-        ["llama3.2:latest", "qwen2.5-coder:7b", "nomic-embed-text:latest", "qwen2.5vl:7b"];
+    pub const MODELS: [&str; 4] = ["llama3.2:latest", "qwen2.5-coder:7b", "nomic-embed-text:latest", "qwen2.5vl:7b"];
 
     /// Starts it.
     pub fn start(name: &str) -> Self {
