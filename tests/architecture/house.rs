@@ -59,6 +59,11 @@ impl House {
         Self { files: all }
     }
 
+    /// Names of the files that are not only for tests.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.values().map(|file| file.name.as_str())
+    }
+
     /// The module path that an import names, from the root; `None`: it is another crate's.
     fn absolute(&self, file: &File, import: &Import) -> Option<Vec<String>> {
         let mut path = import.path.as_slice();
