@@ -27,7 +27,7 @@ pub(super) fn run(args: StartArgs, starter: Starter, output: &mut Output<'_>) ->
     let print_config = args.print_config;
     let loaded = config::load(&sources(args))?;
     for warning in &loaded.warnings {
-        writeln!(output.err, "warning: {warning}")?;
+        output.note(format!("warning: {warning}"));
     }
     if print_config {
         output.out.write_all(loaded.to_toml().as_bytes())?;

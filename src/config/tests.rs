@@ -125,13 +125,14 @@ colour = true
 [mesh]
 admit = "friends"
 advert_ttl = "60"
+external_addresses = ["a:1"]
 port = 3
 upnp = 2
 
 [api]
 max_body = "32 parsecs"
 max_concurrency = 0
-request_timeout = "0s"
+request_timeout = "soon"
 allowed_origins = ["localhost"]
 drain_limit = -1
 
@@ -140,7 +141,7 @@ aliases = { best = [] }
 
 [provider]
 queue = -1
-discovery_interval = "soon"
+concurrency = 5000
 
 [embedder]
 kind = "magic"
