@@ -1,14 +1,21 @@
 //! The libp2p swarm and all that needs it. No other module imports libp2p, except for `PeerId`.
 
 mod address;
+mod behaviour;
 mod book;
+pub mod call;
+mod connections;
 mod disk;
 mod epoch;
 mod gate;
 mod id;
 mod identity;
+mod reachability;
 mod seeds;
 mod settings;
+pub mod statement;
+pub mod streams;
+pub mod sync;
 mod transport;
 mod view;
 
