@@ -149,18 +149,17 @@ impl Connections {
         superfluous
     }
 
-    /// When [`Connections::duplicates`] may have something next.
-    #[must_use]
-    pub fn has_duplicates(&self) -> bool {
-        self.links.values().any(|links| links.len() > 1)
-    }
-
     /// A node could not be reached, or was lost. `jitter` is between 0 and 1.
     pub fn unreachable(&mut self, node: PeerId, now: Instant, jitter: f64) {
         let redial = self.unreachable.entry(node).or_insert(Redial { failures: 0, not_before: now });
         let longest = REDIAL_MIN.saturating_mul(1 << redial.failures.min(10)).min(REDIAL_MAX);
         redial.failures = redial.failures.saturating_add(1);
         redial.not_before = now + longest.mul_f64(jitter.clamp(0.1, 1.0));
+    }
+
+    /// Leaves a node that was never tried alone until then, because it is expected to dial first.
+    pub fn hold(&mut self, node: PeerId, until: Instant) {
+        self.unreachable.entry(node).or_insert(Redial { failures: 0, not_before: until });
     }
 
     /// Which of these known nodes to dial now, so that the target is met.

@@ -31,24 +31,21 @@ impl Epochs {
         Self { path, last }
     }
 
-    /// An epoch greater than every one before, than `beyond`, and than the clock when that is sound.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be kept on disk; [`Epochs::last`] is it all the same.
-    pub fn next(&mut self, beyond: u64, now: SystemTime) -> io::Result<u64> {
+    /// An epoch greater than every one before, than `beyond`, and than the clock when that is sound. It is to
+    /// be kept by [`Epochs::unsaved`] before anybody hears of it.
+    pub fn next(&mut self, beyond: u64, now: SystemTime) -> u64 {
         let clock = now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
         self.last = clock.max(self.last.saturating_add(1)).max(beyond.saturating_add(1));
-        match &self.path {
-            Some(path) => disk::write_private(path, format!("{}\n", self.last).as_bytes()).map(|()| self.last),
-            None => Ok(self.last),
-        }
+        self.last
     }
 
-    /// The last one that was handed out.
-    #[must_use]
-    pub const fn last(&self) -> u64 {
-        self.last
+    /// What keeps the last one on disk, to be run where waiting does no harm.
+    pub fn unsaved(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let (path, last) = (self.path.clone(), self.last);
+        move || match path {
+            Some(path) => disk::write_private(&path, format!("{last}\n").as_bytes()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -61,11 +58,12 @@ mod tests {
     fn epochs_grow_over_restarts_even_when_the_clock_goes_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |secs| UNIX_EPOCH + Duration::from_secs(secs);
-        let first = Epochs::open(Some(dir.path())).next(0, at(1000)).expect("kept");
+        let mut epochs = Epochs::open(Some(dir.path()));
+        let first = epochs.next(0, at(1000));
         assert_eq!(first, 1_000_000);
+        epochs.unsaved()().expect("kept");
         let mut again = Epochs::open(Some(dir.path()));
-        assert_eq!(again.next(0, at(10)).expect("kept"), first + 1);
-        assert_eq!(again.next(first + 50, at(10)).expect("kept"), first + 51);
-        assert_eq!(again.last(), first + 51);
+        assert_eq!(again.next(0, at(10)), first + 1);
+        assert_eq!(again.next(first + 50, at(10)), first + 51);
     }
 }

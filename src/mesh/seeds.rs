@@ -64,7 +64,7 @@ struct State {
 #[derive(Debug)]
 enum Phase {
     Waiting { until: Instant },
-    Dialling { under_way: u8, later: Option<(Multiaddr, Instant)> },
+    Dialling { under_way: u8, later: Option<(Multiaddr, Instant)>, failed: bool },
     Connected,
     Itself,
 }
@@ -96,10 +96,10 @@ impl Seeds {
                 Phase::Waiting { until } if *until <= now => {
                     let [first, rest @ ..] = state.seed.addresses() else { continue };
                     let later = rest.first().map(|address| (address.clone(), now + HEAD_START));
-                    state.phase = Phase::Dialling { under_way: 1, later };
+                    state.phase = Phase::Dialling { under_way: 1, later, failed: false };
                     first.clone()
                 }
-                Phase::Dialling { under_way, later } => match later.take_if(|(_, at)| *at <= now) {
+                Phase::Dialling { under_way, later, .. } => match later.take_if(|(_, at)| *at <= now) {
                     Some((address, _)) => {
                         *under_way += 1;
                         address
@@ -140,14 +140,16 @@ impl Seeds {
     /// A dial of this seed failed. Returns the error to report when that was the attempt's last hope.
     pub fn failed(&mut self, seed: SeedIndex, why: &str, now: Instant, rng: &mut impl Rng) -> Option<String> {
         let state = self.0.get_mut(seed)?;
-        let Phase::Dialling { under_way, later } = &mut state.phase else {
+        let Phase::Dialling { under_way, later, failed } = &mut state.phase else {
             return None;
         };
         *under_way = under_way.saturating_sub(1);
-        let text = explain(&state.seed, why);
         // The first cause of an attempt stands: a refusal says more than the timeout of the other transport,
         // and comes sooner.
-        let error = state.error.get_or_insert(text);
+        if !std::mem::replace(failed, true) {
+            state.error = None;
+        }
+        let error = state.error.get_or_insert_with(|| explain(&state.seed, why));
         if *under_way > 0 || later.is_some() {
             if let Some((_, at)) = later {
                 *at = now;
@@ -161,15 +163,6 @@ impl Seeds {
         let wait = longest.mul_f64(rng.random_range(0.0..1.0)).max(MIN_BACKOFF / 2);
         state.phase = Phase::Waiting { until: now + wait };
         Some(error)
-    }
-
-    /// A new attempt began: what failed before says nothing about it. Called when a first dial goes out.
-    pub fn attempt_began(&mut self, seed: SeedIndex) {
-        if let Some(state) = self.0.get_mut(seed)
-            && matches!(state.phase, Phase::Dialling { under_way: 1, .. })
-        {
-            state.error = None;
-        }
     }
 
     /// This seed is this node: noted, and never dialled again.
@@ -289,7 +282,6 @@ mod tests {
         for _ in 0..40 {
             bench.now = bench.seeds.next_due().expect("tried again");
             bench.due();
-            bench.seeds.attempt_began(0);
             assert_eq!(bench.fail("connection refused"), None);
             bench.due();
             let error = bench.fail("timed out").expect("the last hope");

@@ -11,7 +11,7 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
 use super::view::{LinkTransport, PathClass};
-use crate::capability::limits;
+use crate::capability::{Advert, limits};
 
 pub use filter::DialFilter;
 pub use policy::AddressPolicy;
@@ -148,6 +148,12 @@ pub fn is_dialable_for_others(address: &Multiaddr) -> bool {
     matches!(port, Some(Protocol::Tcp(port) | Protocol::Udp(port)) if port != 0)
         // A link-local address means nothing without the interface, which a multiaddress cannot name.
         && !matches!(scope(ip), Scope::Nowhere) && !(ip.is_ipv6() && scope(ip) == Scope::LinkLocal)
+}
+
+/// The addresses of an advert that may be dialled.
+#[must_use]
+pub fn of_advert(advert: &Advert) -> Vec<Multiaddr> {
+    advert.addresses.iter().filter_map(|text| text.parse().ok()).filter(is_dialable_for_others).collect()
 }
 
 /// The interfaces of this machine, as far as ranking needs them.
