@@ -133,7 +133,7 @@ impl Connections {
 
     /// Connections that live beside a better one for long enough, and carry nothing.
     #[must_use]
-    pub fn duplicates(&self, now: Instant, is_used: impl Fn(ConnectionId) -> bool) -> Vec<ConnectionId> {
+    pub fn duplicates(&self, now: Instant, is_used: impl Fn(&PeerId, ConnectionId) -> bool) -> Vec<ConnectionId> {
         let mut superfluous = Vec::new();
         for (node, links) in &self.links {
             let Some(best) = self.best(node).filter(|_| links.len() > 1) else { continue };
@@ -141,7 +141,7 @@ impl Connections {
             superfluous.extend(
                 others
                     .filter(|link| {
-                        now.saturating_duration_since(link.since.max(best.since)) >= DUPLICATE_GRACE && !is_used(link.id)
+                        now.saturating_duration_since(link.since.max(best.since)) >= DUPLICATE_GRACE && !is_used(node, link.id)
                     })
                     .map(|link| link.id),
             );
@@ -244,12 +244,12 @@ mod tests {
         let now = Instant::now();
         let mut connections = Connections::new(own);
         assert!(connections.opened(other, link(1, PathClass::Lan, LinkTransport::Tcp, true, now)));
-        assert!(connections.duplicates(now + DUPLICATE_GRACE * 2, |_| false).is_empty());
+        assert!(connections.duplicates(now + DUPLICATE_GRACE * 2, |_, _| false).is_empty());
         assert!(!connections.opened(other, link(2, PathClass::Lan, LinkTransport::Quic, true, now + DUPLICATE_GRACE)));
         let later = now + DUPLICATE_GRACE * 2;
-        assert!(connections.duplicates(later - Duration::from_millis(1), |_| false).is_empty());
-        assert!(connections.duplicates(later, |_| true).is_empty());
-        assert_eq!(connections.duplicates(later, |_| false), [ConnectionId::new_unchecked(1)]);
+        assert!(connections.duplicates(later - Duration::from_millis(1), |_, _| false).is_empty());
+        assert!(connections.duplicates(later, |_, _| true).is_empty());
+        assert_eq!(connections.duplicates(later, |_, _| false), [ConnectionId::new_unchecked(1)]);
         assert!(!connections.closed(&other, ConnectionId::new_unchecked(1)));
         assert!(connections.closed(&other, ConnectionId::new_unchecked(2)));
     }

@@ -47,6 +47,12 @@ impl Epochs {
             None => Ok(()),
         }
     }
+
+    /// The last one that was handed out.
+    #[must_use]
+    pub const fn last(&self) -> u64 {
+        self.last
+    }
 }
 
 #[cfg(test)]
