@@ -149,25 +149,7 @@ pub fn start(
     let within = runtime.enter();
 
     let (reports, gate_reports) = mpsc::channel(REPORTS);
-    let membership = gate::Membership::Open(settings.admit);
-    let gate = gate::Gate::new(identity.clone(), mesh, membership, reports);
-    let (transport, relay_client) =
-        transport::build(&identity, gate).map_err(system("its transports cannot be set up"))?;
-    let (streams, control, inbound) = streams::new(own, mesh.protocol("call/1"));
-    let behaviour = behaviour::build(&settings, mesh, &identity, relay_client, streams)
-        .map_err(system("its protocols cannot be set up"))?;
-    let executor = {
-        let runtime = runtime.clone();
-        move |task| drop(runtime.spawn(task))
-    };
-    let config = libp2p::swarm::Config::with_executor(executor)
-        .with_idle_connection_timeout(IDLE_TIMEOUT)
-        .with_notify_handler_buffer_size(NonZeroUsize::new(64).expect("not zero"))
-        .with_per_connection_event_buffer_size(32)
-        .with_max_negotiating_inbound_streams(128)
-        .with_substream_upgrade_protocol_override(Version::V1Lazy)
-        .with_smart_dial();
-    let mut swarm = Swarm::new(transport, behaviour, own, config);
+    let (mut swarm, control, inbound) = make_swarm(&settings, mesh, &identity, &runtime, reports)?;
     let port = match settings.gossip_port {
         Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
         None => None,
@@ -217,6 +199,37 @@ pub fn start(
         }
     }
     Ok((Handle::new(own, port, commands, control, watched_view, watched_adverts), taken))
+}
+
+/// The swarm, with the gate around its transport; and the streams of calls.
+fn make_swarm(
+    settings: &Settings,
+    mesh: MeshId,
+    identity: &Identity,
+    runtime: &tokio::runtime::Handle,
+    reports: mpsc::Sender<gate::Report>,
+) -> Result<(Swarm<behaviour::Behaviour>, streams::Control, mpsc::Receiver<streams::Inbound>), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let own = identity.peer_id();
+    let membership = gate::Membership::Open(settings.admit);
+    let gate = gate::Gate::new(identity.clone(), mesh, membership, reports);
+    let (transport, relay_client) =
+        transport::build(identity, gate).map_err(system("its transports cannot be set up"))?;
+    let (streams, control, inbound) = streams::new(own, mesh.protocol("call/1"));
+    let behaviour = behaviour::build(settings, mesh, identity, relay_client, streams)
+        .map_err(system("its protocols cannot be set up"))?;
+    let executor = {
+        let runtime = runtime.clone();
+        move |task| drop(runtime.spawn(task))
+    };
+    let config = libp2p::swarm::Config::with_executor(executor)
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_notify_handler_buffer_size(NonZeroUsize::new(64).expect("not zero"))
+        .with_per_connection_event_buffer_size(32)
+        .with_max_negotiating_inbound_streams(128)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_smart_dial();
+    Ok((Swarm::new(transport, behaviour, own, config), control, inbound))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

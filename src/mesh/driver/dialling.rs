@@ -106,7 +106,8 @@ impl Driver {
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, node: Option<PeerId>, error: &DialError, now: Instant) {
         if let Some(index) = self.seed_dials.remove(&id) {
             self.view_changed = true;
-            if let DialError::LocalPeerId { .. } = error {
+            // The swarm leaves out addresses that it listens on itself, and a seed's dial has just one.
+            if let DialError::LocalPeerId { .. } | DialError::NoAddresses = error {
                 self.seeds.is_itself(index);
                 let seed = self.seeds.text(index).to_owned();
                 tracing::info!(%seed, "this seed is this node itself; it is left out");
