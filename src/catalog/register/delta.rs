@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{BodyState, Position, Record, Register};
+use super::state::{BodyState, Grave, Record, Register};
+use super::statement::Position;
 use crate::capability::PeerId;
 use crate::wire::v1;
 
@@ -119,7 +120,7 @@ impl Record {
     }
 }
 
-impl super::Grave {
+impl Grave {
     fn passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
         let tombstone = self.tombstone.as_ref()?;
         aged(&tombstone.signed, Bytes::new(), tombstone.ttl * 2, tombstone.until.saturating_duration_since(now))
