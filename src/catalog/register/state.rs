@@ -167,6 +167,11 @@ impl Register {
         self.nodes.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn graves(&self) -> usize {
+        self.graves.len()
+    }
+
     /// Where this node's own newest statement stands.
     #[must_use]
     pub fn own_position(&self) -> Position {

@@ -112,9 +112,4 @@ impl Links {
         let link = peers.get(peer).into_iter().flatten().find(|link| link.connection == connection);
         link.map_or(0, |link| link.streams.load(Ordering::Relaxed))
     }
-
-    #[cfg(test)]
-    pub(super) fn peers(&self) -> usize {
-        self.0.lock().len()
-    }
 }
