@@ -99,8 +99,8 @@ impl Catalog {
 
     /// What it matches meaning with.
     #[must_use]
-    pub const fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
-        self.embedder.as_ref()
+    pub fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
+        self.shared.embedder.as_ref()
     }
 
     /// What the mesh can do now.

@@ -19,7 +19,7 @@ use super::gate::{Entry, Gate};
 use crate::capability::{
     Call, Capability, CapabilityId, ErrorClass, Failure, Frame, FrameStream, Load, PeerId, Phase, Progress, Rejection,
 };
-use crate::provider::Provider;
+use crate::provider::{Provider, Registry};
 
 /// Longest silence. The contract says half a second; a little less leaves room for a busy scheduler.
 const HEARTBEAT: Duration = Duration::from_millis(400);
@@ -32,6 +32,12 @@ const IDLE_GATES: usize = 64;
 pub trait Providers: Send + Sync + 'static {
     /// Who serves it now, and what it is; `None` when nobody does.
     fn resolve(&self, capability: &CapabilityId) -> Option<(Arc<dyn Provider>, Arc<Capability>)>;
+}
+
+impl Providers for Registry {
+    fn resolve(&self, capability: &CapabilityId) -> Option<(Arc<dyn Provider>, Arc<Capability>)> {
+        Self::resolve(self, capability).map(|resolved| (resolved.provider, resolved.capability))
+    }
 }
 
 /// Limits of what runs on this node.

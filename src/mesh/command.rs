@@ -45,6 +45,8 @@ pub enum Command {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<PeerId, JoinError>>,
     },
+    /// Tell the mesh that this node leaves, and go on with what runs.
+    SayGoodbye,
     /// Say goodbye and stop.
     Leave {
         /// Told when it is done.

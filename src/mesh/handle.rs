@@ -140,6 +140,13 @@ impl Handle {
         }
     }
 
+    /// Tells the mesh that this node leaves. Nobody sends it anything new from then on; calls that run go on until
+    /// [`leave`](Self::leave).
+    pub async fn say_goodbye(&self) {
+        // When the mesh has stopped already there is nobody to tell.
+        let _ = tokio::time::timeout(LEAVE_LIMIT, self.commands.send(Command::SayGoodbye)).await;
+    }
+
     /// Tells the mesh that this node leaves, closes its connections and stops the mesh. Calls that run are cut.
     pub async fn leave(&self) {
         let (reply, left) = oneshot::channel();

@@ -64,6 +64,7 @@ use crate::capability::limits;
 use crate::catalog::Adverts;
 use crate::telemetry::EventBus;
 
+pub use libp2p::multiaddr::Error as MultiaddrError;
 pub use address::{Seed, SeedError};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;

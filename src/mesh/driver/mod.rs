@@ -130,6 +130,8 @@ pub struct Driver {
     syncing: HashMap<PeerId, Instant>,
     fetches: HashMap<BodyHash, Fetch>,
     farewells: usize,
+    /// The goodbye has been said: nothing is advertised any more.
+    departed: bool,
     clash_warned: Option<Instant>,
 
     shown_revision: u64,
@@ -186,6 +188,7 @@ impl Driver {
             syncing: HashMap::new(),
             fetches: HashMap::new(),
             farewells: 0,
+            departed: false,
             clash_warned: None,
             shown_revision: 0,
             view_changed: true,
@@ -233,6 +236,7 @@ impl Driver {
         match command {
             Command::Advertise { capabilities, load } => self.announcer.set(capabilities, load, now),
             Command::Join { seed, reply } => self.join(seed, reply, now),
+            Command::SayGoodbye => self.say_goodbye(now),
             // Taken out by the loop, because it ends it.
             Command::Leave { .. } => {}
         }
@@ -286,10 +290,10 @@ impl Driver {
         for dial in self.seeds.due(now) {
             self.dial_seed(dial, now);
         }
-        if self.announcer.advert_due().is_some_and(|due| due <= now) {
+        if !self.departed && self.announcer.advert_due().is_some_and(|due| due <= now) {
             self.announce(now);
         }
-        if self.announcer.beat_due().is_some_and(|due| due <= now) {
+        if !self.departed && self.announcer.beat_due().is_some_and(|due| due <= now) {
             self.beat(now);
         }
         if self.next_sync <= now {
@@ -312,8 +316,9 @@ impl Driver {
     }
 
     fn next_wake(&self) -> Instant {
-        [self.seeds.next_due(), self.announcer.advert_due(), self.announcer.beat_due()]
-            .into_iter()
+        let own = if self.departed { [None; 2] } else { [self.announcer.advert_due(), self.announcer.beat_due()] };
+        own.into_iter()
+            .chain([self.seeds.next_due()])
             .flatten()
             .fold(self.next_housekeeping.min(self.next_sync), Instant::min)
     }

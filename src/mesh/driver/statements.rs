@@ -339,9 +339,11 @@ impl Driver {
     }
 
     /// Says goodbye: by gossip, and to each neighbour in person, because gossip does not tell when it is out.
-    pub(super) async fn leave(&mut self) {
-        use futures::StreamExt as _;
-        let now = Instant::now();
+    /// The connections stay, so that what runs can finish; nothing is advertised from here on.
+    pub(super) fn say_goodbye(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.departed, true) {
+            return;
+        }
         // Nothing was ever said: nobody need be told.
         if self.register.own_position() != Position::default() {
             let position = self.announcer.advance();
@@ -359,6 +361,12 @@ impl Driver {
             self.ask(node, request, Asked::Farewell);
             self.farewells += 1;
         }
+    }
+
+    /// Says goodbye if that has not been done, waits a moment for it to be heard, and hangs up.
+    pub(super) async fn leave(&mut self) {
+        use futures::StreamExt as _;
+        self.say_goodbye(Instant::now());
         let heard = async {
             while self.farewells > 0 {
                 let event = self.swarm.select_next_some().await;
