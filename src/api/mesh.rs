@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -257,7 +257,11 @@ pub(super) async fn decisions(
     Ok(Json(json!({"decisions": shapes})).into_response())
 }
 
-pub(super) async fn decision(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn decision(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()).param("id"))?;
     match app.service.decision(&id) {
         Some(judged) => Ok(Json(json!({"decision": JudgedShape::from(&judged)})).into_response()),
         None => {
