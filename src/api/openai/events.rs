@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::tally::Tally;
 use crate::api::error::error_event;
-use crate::api::measure::Outcome;
+use crate::api::measure::Ending;
 use crate::capability::{ErrorClass, Failure};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 
@@ -72,7 +72,7 @@ impl Events {
 
     fn fail(&mut self, failure: &Failure) -> Bytes {
         self.source = Source::Over;
-        self.tally.ended(Outcome::Failed);
+        self.tally.ended(Ending::Failed);
         error_event(failure)
     }
 
@@ -105,7 +105,7 @@ impl Events {
                 Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(self.fail(&failure))),
                 Poll::Ready(None) => {
                     self.source = Source::Over;
-                    self.tally.ended(Outcome::Complete);
+                    self.tally.ended(Ending::Complete);
                     Poll::Ready(None)
                 }
             };
