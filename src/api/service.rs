@@ -1,7 +1,7 @@
 //! What the API needs of the node. The node implements it; tests script it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -25,10 +25,10 @@ pub trait Service: Send + Sync + 'static {
     fn route(&self, intent: &Intent) -> Decision;
 
     /// The last decisions, newest first, `count` at the most.
-    fn decisions(&self, count: usize) -> Vec<Judged>;
+    fn decisions(&self, count: usize) -> Vec<Logged>;
 
     /// The decision with this id, while it is remembered.
-    fn decision(&self, id: &str) -> Option<Judged>;
+    fn decision(&self, id: &str) -> Option<Logged>;
 
     /// What the mesh can do now.
     fn catalog(&self) -> Arc<Snapshot>;
@@ -64,15 +64,51 @@ pub enum Phase {
 
 /// A decision and what became of it.
 #[derive(Debug, Clone)]
-pub struct Judged {
+pub struct Logged {
     /// The decision.
     pub decision: Arc<Decision>,
+    /// The request that it was made for.
+    pub request_id: String,
     /// When it was made.
     pub at: SystemTime,
-    /// Candidates that were tried so far; 0 when it was only asked for.
-    pub attempts: u32,
-    /// How it went, in a word or a sentence; `None` while it runs or when it was only asked for.
-    pub outcome: Option<String>,
+    /// Who was tried, in order.
+    pub attempts: Vec<Attempt>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// One candidate that was tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The node.
+    pub node: PeerId,
+    /// Its human name.
+    pub node_name: Arc<str>,
+    /// The model.
+    pub model: String,
+    /// `ok`, or why it failed.
+    pub result: String,
+    /// What it took.
+    pub elapsed: Duration,
+}
+
+/// What became of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Outcome {
+    /// Under way, or only asked for and never run.
+    Open,
+    /// Answered in full by the last of the attempts.
+    Served,
+    /// Nobody answered, or the answer broke off.
+    Failed {
+        /// The HTTP status.
+        code: u16,
+        /// What the caller was told.
+        message: String,
+    },
+    /// The caller left.
+    Cancelled,
 }
 
 /// How a provider fares.
