@@ -254,6 +254,19 @@ fn keys_come_from_the_file_too_and_are_never_shown() {
 }
 
 #[test]
+fn a_wrong_value_of_a_secret_is_not_shown_either() {
+    for file in [
+        "[api]\nkeys = [\"sk-very-secret\", \"\"]",
+        "[api]\nkeys = { a = \"sk-very-secret\" }",
+        "[[backends]]\nurl = \"http://a:1\"\nkey = [\"sk-very-secret\"]",
+        "backends = [\"http://me:sk-very-secret@a:1/?x\", \"ftp://me:sk-very-secret@a\"]",
+    ] {
+        let problems = setup(file).problems();
+        assert!(!problems.contains("very-secret"), "{problems}");
+    }
+}
+
+#[test]
 fn a_misspelt_variable_is_warned_of() {
     let loaded = setup("").env("ATMOSPHERE_PROT", "1").env("ATMOSPHERE_URL", "x").load().expect("valid");
     assert_eq!(
