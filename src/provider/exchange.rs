@@ -132,15 +132,6 @@ impl Exchange {
                 }
             }
 
-            if is_text && call.stream {
-                let label = self.backend.label();
-                yield Frame::Error(Failure::new(
-                    ErrorClass::Backend,
-                    format!("{label} was asked for a stream and answers with {content_type:?}"),
-                ));
-                return;
-            }
-
             if content_type.is_empty() || content_type.starts_with("application/json") {
                 let body = tokio::select! {
                     biased;
@@ -158,6 +149,13 @@ impl Exchange {
                     )),
                 };
                 match judged {
+                    Ok(_) if is_text && call.stream => {
+                        let label = self.backend.label();
+                        yield Frame::Error(Failure::new(
+                            ErrorClass::Backend,
+                            format!("{label} was asked for a stream and answers in one piece"),
+                        ));
+                    }
                     Ok((data, usage)) => {
                         let content_type =
                             if content_type.is_empty() { "application/json".to_owned() } else { content_type };
