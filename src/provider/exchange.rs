@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response};
 
-use super::http::{self, Backend, read_body};
+use super::http::{self, Backend, has_type, read_body};
 use super::relay::{Completion, Relay};
 use super::{failure, inspect, payload};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
@@ -89,7 +89,7 @@ impl Exchange {
             let content_type = http::content_type(&response);
             let is_text = matches!(call.operation, Operation::Chat | Operation::Complete);
 
-            if content_type.starts_with("text/event-stream") {
+            if has_type(&content_type, "text/event-stream") {
                 let completion = match (is_text, self.done_is_reliable) {
                     (false, _) => Completion::End,
                     (true, true) => Completion::DoneOrReason,
@@ -132,7 +132,7 @@ impl Exchange {
                 }
             }
 
-            if content_type.is_empty() || content_type.starts_with("application/json") {
+            if content_type.is_empty() || has_type(&content_type, "application/json") {
                 let body = tokio::select! {
                     biased;
                     body = read_body(response, ANSWER_BYTES) => body,

@@ -143,7 +143,7 @@ impl Backend {
         }
         let content_type = content_type(&response);
         if response.status().is_success() {
-            if content_type.starts_with("text/html") {
+            if has_type(&content_type, "text/html") {
                 return Err(Failure::new(
                     ErrorClass::Backend,
                     format!("{} answers with a web page: is this the address of its API?", self.label),
@@ -254,6 +254,11 @@ pub(crate) fn is_node(headers: &HeaderMap) -> bool {
 pub(crate) fn content_type(response: &Response) -> String {
     let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_owned()
+}
+
+/// Whether an answer's media type is this one, whatever its case and parameters.
+pub(crate) fn has_type(content_type: &str, wanted: &str) -> bool {
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
 }
 
 /// Why a body could not be read.

@@ -448,7 +448,7 @@ async fn a_backend_that_goes_is_withdrawn_and_comes_back() {
     let registry = start(vec![spec, twice]);
     registry.settled(PATIENCE).await;
     let capabilities = registry.capabilities();
-    assert_eq!(capabilities.borrow().len(), 1);
+    eventually(|| capabilities.borrow().len() == 1).await;
     let status = registry.statuses();
     assert_eq!((status.len(), status[0].kind.as_str(), status[0].up), (1, "openai", true));
     let id = capabilities.borrow()[0].id.clone();
@@ -466,6 +466,42 @@ async fn a_backend_that_goes_is_withdrawn_and_comes_back() {
     let _back = Double::start_at(address, &[("GET /v1/models", models)]).await;
     eventually(|| !capabilities.borrow().is_empty()).await;
     assert_eq!(registry.resolve(&id).expect("back").capability.name, "org/tiny-7b");
+}
+
+#[tokio::test]
+async fn local_backends_are_found_by_what_they_answer_and_nodes_are_not_taken_for_one() {
+    let ollama = Double::start(&[
+        ("GET /api/version", Scripted::json(200, r#"{"version":"0.12.0"}"#)),
+        ("GET /api/tags", Scripted::json(200, r#"{"models":[{"name":"llama3.2:latest"}]}"#)),
+    ])
+    .await;
+    let models = Scripted::json(200, r#"{"data":[{"id":"m"}]}"#).header("server", "atmosphere");
+    let node = Double::start(&[("GET /v1/models", models)]).await;
+    let web =
+        Double::start(&[("GET /v1/models", Scripted::json(200, "<html>").header("content-type", "text/html"))]).await;
+    let ports = [&ollama, &node, &web].map(|double| double.address.port()).to_vec();
+    let settings = Settings { backends: Vec::new(), probe: true, embedder: None };
+    let events = EventBus::default();
+    let mut watched = events.subscribe();
+    let registry = Registry::start_at(settings, ports, events, CancellationToken::new());
+    registry.settled(PATIENCE).await;
+    let status = registry.statuses();
+    assert_eq!(status.len(), 1, "{status:?}");
+    assert_eq!((status[0].kind.as_str(), status[0].up, status[0].capabilities), ("ollama", true, 1));
+    let event = watched.recv().await.expect("an event");
+    assert_eq!((event.kind, &event.data["kind"]), ("provider.up", &json!("ollama")));
+}
+
+#[tokio::test]
+async fn two_providers_never_share_a_name() {
+    let (one, ..) = server(Scripted::json(200, "{}")).await;
+    let (two, ..) = server(Scripted::json(200, "{}")).await;
+    let named = |double: &Double| BackendSpec { name: Some("gpu".into()), ..double.spec("openai") };
+    let registry = start(vec![named(&one), named(&two)]);
+    let capabilities = registry.capabilities();
+    eventually(|| capabilities.borrow().len() == 2).await;
+    let ids: Vec<String> = registry.statuses().into_iter().map(|status| status.id).collect();
+    assert_eq!(ids, ["gpu", "gpu-2"]);
 }
 
 #[tokio::test]
