@@ -229,7 +229,8 @@ mod tests {
     fn likeness_is_the_mean_of_best_and_centroid_whatever_scale_was_sent() {
         use VectorSource::{Description, Example};
         let embedder = Flat("flat".into());
-        let block = Block::new(&[capability(&[(&[100, 0], Description), (&[0, 50], Example)], "flat")], Some(&embedder));
+        let block =
+            Block::new(&[capability(&[(&[100, 0], Description), (&[0, 50], Example)], "flat")], Some(&embedder));
         let query = Query::new(vec![0.0, 1.0]).expect("a direction");
         let expected = 0.5 * 1.0 + 0.5 * std::f32::consts::FRAC_1_SQRT_2;
         let (exact, source) = block.judge(&query, 0).expect("a capability");

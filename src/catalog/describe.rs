@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::texts::texts;
 use crate::capability::{Capability, Meaning, limits};
+use crate::embedding::Embedder;
 use crate::embedding::quantise::quantise;
 use crate::embedding::simhash::{SimHash, simhash};
-use crate::embedding::Embedder;
 
 /// The space of a node without an embedder; it has no vectors.
 const NO_SPACE: &str = "none";

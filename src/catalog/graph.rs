@@ -104,7 +104,8 @@ struct Angle;
 
 impl Distance<i8> for Angle {
     fn eval(&self, a: &[i8], b: &[i8]) -> f32 {
-        let split = |point: &'_ [i8]| point.split_last_chunk::<SCALE_BYTES>().map(|(_, scale)| scale.map(i8::cast_unsigned));
+        let split =
+            |point: &'_ [i8]| point.split_last_chunk::<SCALE_BYTES>().map(|(_, scale)| scale.map(i8::cast_unsigned));
         let (Some(a_scale), Some(b_scale)) = (split(a), split(b)) else { return 2.0 };
         let (a, b) = (&a[..a.len() - SCALE_BYTES], &b[..b.len() - SCALE_BYTES]);
         let product = pulp::Arch::new().dispatch(

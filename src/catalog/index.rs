@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::block::{Block, Query};
-use super::graph::Graph;
 use super::entry::{EntryId, Hit};
+use super::graph::Graph;
 
 /// Candidates that are judged again in floats: the first by floats is among so many by bytes.
 const JUDGED: usize = 32;

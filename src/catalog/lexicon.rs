@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use super::describe::words_of;
-use super::index::better;
 use super::entry::{EntryId, Hit};
+use super::index::better;
 use super::texts::texts;
 use crate::capability::{Capability, VectorSource};
-use crate::embedding::simhash::{SimHash, similarity, simhash};
+use crate::embedding::simhash::{SimHash, simhash, similarity};
 use crate::embedding::words::keywords;
 
 /// Share of the keywords in the score; the rest is the SimHash's.
@@ -85,7 +85,8 @@ pub(super) fn search<'a>(
     let rarity: Vec<f32> = frequency.iter().map(|&n| (1.0 + rows.len() as f32 / (1 + n) as f32).ln()).collect();
     let all: f32 = rarity.iter().sum();
     let score = |(entry, mask, alike): (EntryId, u64, f32)| {
-        let shared: f32 = rarity.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, rarity)| rarity).sum();
+        let shared: f32 =
+            rarity.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, rarity)| rarity).sum();
         let share = if all > 0.0 { shared / all } else { 0.0 };
         let hit = mask != 0 || alike > CHANCE;
         hit.then(|| (KEYWORD_SHARE * share + (1.0 - KEYWORD_SHARE) * alike.max(0.0), entry))

@@ -98,8 +98,8 @@ impl Catalog {
 
     /// What it matches meaning with.
     #[must_use]
-    pub const fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
-        self.embedder.as_ref()
+    pub fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
+        self.shared.embedder.as_ref()
     }
 
     /// What the mesh can do now.
@@ -175,7 +175,9 @@ impl Shared {
         let thread = std::thread::Builder::new().name("catalog-graph".into()).spawn(move || build(&catalog));
         match thread {
             Ok(_) => writer.building = true,
-            Err(error) => tracing::warn!(%error, "no thread to build the semantic graph; searches stay exact and slower"),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to build the semantic graph; searches stay exact and slower")
+            }
         }
     }
 }

@@ -71,7 +71,8 @@ impl Shape {
         if (self.letters & other.letters).count_ones() * 2 < self.letters.count_ones().min(other.letters.count_ones()) {
             return 0.0;
         }
-        let spelled = strsim::jaro_winkler(self.base(), other.base()).max(strsim::jaro_winkler(&self.whole, &other.whole));
+        let spelled =
+            strsim::jaro_winkler(self.base(), other.base()).max(strsim::jaro_winkler(&self.whole, &other.whole));
         let contained = match long.base().find(short.base()) {
             _ if short.base.len() < CONTAINED_CHARS => 0.0,
             Some(0) => BEGINS,
@@ -87,8 +88,16 @@ mod tests {
     use super::*;
 
     const NAMES: [&str; 10] = [
-        "llama3.2:1b", "llama3.2:3b", "qwen2.5-coder:7b", "qwen3:8b", "mistral-small", "nomic-embed-text", "phi4",
-        "farm/camelid-care", "gpt-4o-mini", "gemma3:4b",
+        "llama3.2:1b",
+        "llama3.2:3b",
+        "qwen2.5-coder:7b",
+        "qwen3:8b",
+        "mistral-small",
+        "nomic-embed-text",
+        "phi4",
+        "farm/camelid-care",
+        "gpt-4o-mini",
+        "gemma3:4b",
     ];
 
     #[test]

@@ -11,8 +11,13 @@ pub(super) fn texts(capability: &Capability) -> Vec<(VectorSource, String)> {
     let description = capability.description.trim();
     let description = if description.is_empty() { made_up(capability) } else { description.to_owned() };
     texts.push((VectorSource::Description, description));
-    let topics: Vec<&str> =
-        capability.domain.iter().chain(&capability.topics).map(|topic| topic.trim()).filter(|t| !t.is_empty()).collect();
+    let topics: Vec<&str> = capability
+        .domain
+        .iter()
+        .chain(&capability.topics)
+        .map(|topic| topic.trim())
+        .filter(|t| !t.is_empty())
+        .collect();
     if !topics.is_empty() {
         texts.push((VectorSource::Topics, topics.join(", ")));
     }
@@ -66,7 +71,8 @@ fn purpose(kind: &Kind) -> String {
 
 /// A name as words: `qwen2.5-coder:7b` says "qwen coder" to an embedder, and its numbers say nothing.
 fn spoken(name: &str) -> String {
-    let words = name.split(|c: char| !c.is_alphanumeric()).map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
+    let words =
+        name.split(|c: char| !c.is_alphanumeric()).map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
     let words: Vec<&str> = words
         .filter(|word| word.chars().count() > 1 && !word.starts_with(|c: char| c.is_ascii_digit()))
         .filter(|word| !word.eq_ignore_ascii_case("latest"))

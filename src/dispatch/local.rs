@@ -113,11 +113,7 @@ impl Local {
         self.gates.lock().values().map(|gate| class(gate.load())).max().unwrap_or(0)
     }
 
-    fn admit(
-        &self,
-        call: &Call,
-        from: Option<PeerId>,
-    ) -> Result<(Arc<dyn Provider>, Arc<Gate>, Entry), Rejection> {
+    fn admit(&self, call: &Call, from: Option<PeerId>) -> Result<(Arc<dyn Provider>, Arc<Gate>, Entry), Rejection> {
         let refuse = |reason: String| Rejection { reason, retry_after: None, load: None };
         if self.closed.load(Ordering::Relaxed) {
             return Err(refuse("this node is leaving the mesh".to_owned()));

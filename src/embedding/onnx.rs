@@ -60,7 +60,9 @@ pub enum OnnxError {
         cause: String,
     },
     /// There is no ONNX runtime.
-    #[error("no ONNX runtime: {looked}; install {library} and set ORT_DYLIB_PATH to its path, or put it beside the model")]
+    #[error(
+        "no ONNX runtime: {looked}; install {library} and set ORT_DYLIB_PATH to its path, or put it beside the model"
+    )]
     MissingRuntime {
         /// Its file name on this system.
         library: String,

@@ -100,7 +100,8 @@ impl WordPiece {
         };
         let (mut ends, mut continues) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
         for (id, piece) in pieces.iter().enumerate() {
-            let (rest, continuing) = piece.strip_prefix(CONTINUATION).map_or((piece.as_str(), false), |rest| (rest, true));
+            let (rest, continuing) =
+                piece.strip_prefix(CONTINUATION).map_or((piece.as_str(), false), |rest| (rest, true));
             this.text.push_str(rest);
             ends.push(this.text.len() as u32);
             continues.push(continuing);
@@ -275,7 +276,10 @@ fn is_control(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
     }
-    matches!(GeneralCategory::for_char(c), GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::PrivateUse)
+    matches!(
+        GeneralCategory::for_char(c),
+        GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::PrivateUse
+    )
 }
 
 /// BERT's idea of a Chinese character: the CJK ideograph blocks, not kana or hangul.

@@ -7,11 +7,12 @@
 /// Words that are in every question and say nothing of its subject.
 const STOP: &[&str] = &[
     "a", "about", "all", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did",
-    "do", "does", "for", "from", "get", "give", "had", "has", "have", "he", "her", "here", "him", "his", "how", "i", "if",
-    "in", "into", "is", "it", "its", "just", "let", "like", "make", "may", "me", "more", "much", "my", "need", "no", "not",
-    "of", "on", "one", "or", "our", "out", "please", "she", "should", "so", "some", "such", "tell", "than", "that", "the",
-    "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "up", "us", "use", "very", "want",
-    "was", "we", "were", "what", "when", "where", "which", "who", "whom", "why", "will", "with", "would", "you", "your",
+    "do", "does", "for", "from", "get", "give", "had", "has", "have", "he", "her", "here", "him", "his", "how", "i",
+    "if", "in", "into", "is", "it", "its", "just", "let", "like", "make", "may", "me", "more", "much", "my", "need",
+    "no", "not", "of", "on", "one", "or", "our", "out", "please", "she", "should", "so", "some", "such", "tell",
+    "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "too", "up", "us",
+    "use", "very", "want", "was", "we", "were", "what", "when", "where", "which", "who", "whom", "why", "will", "with",
+    "would", "you", "your",
 ];
 
 /// Bytes of a text that are looked at: what the longest description may have.
@@ -87,9 +88,9 @@ fn is_dense(c: char) -> bool {
 
 /// FNV-1a, then mixed so that every bit counts. The same on every node: it is part of the wire contract.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
-    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    }))
+    mix(bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)))
 }
 
 /// The finaliser of SplitMix64.

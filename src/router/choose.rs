@@ -138,9 +138,16 @@ impl Choice<'_> {
         for (place, entry) in snapshot.entries().iter().enumerate() {
             let capability = &entry.capability;
             let tier = match super::facts::speciality(capability) {
-                _ if alias.kinds.contains(&capability.kind) && capability.project.is_none() && capability.domain.is_none() => 1,
+                _ if alias.kinds.contains(&capability.kind)
+                    && capability.project.is_none()
+                    && capability.domain.is_none() =>
+                {
+                    1
+                }
                 Speciality::Domain => {
-                    self.reject(entry, || format!("it is made for one field; {name} is for general models, so name it to use it"));
+                    self.reject(entry, || {
+                        format!("it is made for one field; {name} is for general models, so name it to use it")
+                    });
                     continue;
                 }
                 Speciality::General => 0,
@@ -178,11 +185,8 @@ impl Choice<'_> {
         let facts = (self.world.facts)();
         let talks = matches!(intent.operation, Operation::Chat | Operation::Complete);
         let domain = intent.requirements.domain.as_deref();
-        let node_allowed: Vec<bool> = facts
-            .nodes
-            .iter()
-            .map(|(node, _)| self.nodes.is_none_or(|nodes| nodes.contains(node)))
-            .collect();
+        let node_allowed: Vec<bool> =
+            facts.nodes.iter().map(|(node, _)| self.nodes.is_none_or(|nodes| nodes.contains(node))).collect();
         // What each entry can do is asked twice, by the search and by the scan: keep the answer.
         let eligible: Vec<bool> = facts
             .entries
@@ -234,7 +238,8 @@ impl Choice<'_> {
                 },
             };
             if domain.is_some() && tier == TIER_OTHER_DOMAIN && talks {
-                let its = entry.capability.domain.as_deref().or(entry.capability.project.as_deref()).unwrap_or_default();
+                let its =
+                    entry.capability.domain.as_deref().or(entry.capability.project.as_deref()).unwrap_or_default();
                 let wanted = domain.unwrap_or_default();
                 self.reject(entry, || format!("its field is {its}, not {wanted}"));
                 continue;
@@ -430,8 +435,7 @@ fn standing(
 ) -> Standing {
     let prior = fact.prior;
     let reading = signals.and_then(|signals| signals.capability(&entry.capability.id)).map(|capability| {
-        let prior =
-            [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
+        let prior = [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
         capability.reading(prior, now)
     });
     Standing {

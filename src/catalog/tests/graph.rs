@@ -158,6 +158,7 @@ fn equal_capabilities_of_many_nodes_are_one_point_and_all_found() {
     let snapshot = catalog.snapshot();
     let asked = &shared[4].description;
     let hits = snapshot.search(asked, 30, |_| true);
-    let nodes: std::collections::HashSet<_> = hits.iter().map(|hit| snapshot.entry(hit.entry).expect("an entry").node).collect();
+    let nodes: std::collections::HashSet<_> =
+        hits.iter().map(|hit| snapshot.entry(hit.entry).expect("an entry").node).collect();
     assert_eq!(nodes.len(), 30, "{hits:?}");
 }

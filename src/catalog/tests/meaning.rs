@@ -19,7 +19,8 @@ fn home() -> Vec<Capability> {
         "A model made for programming: writes, completes, explains and fixes code in Rust, Python, C++ and many other languages.",
         &["Implement a binary search in Go", "Why does this function not compile?", "Write a unit test for this class"],
     );
-    let painter = described("flux", Kind::VISION_GENERATE, "Draws pictures from a description.", &["a castle at sunset"]);
+    let painter =
+        described("flux", Kind::VISION_GENERATE, "Draws pictures from a description.", &["a castle at sunset"]);
     let general = Capability::new("p", Kind::LLM_CHAT, "llama3.2:3b");
     let scribe = Capability::new("p", Kind::AUDIO_TRANSCRIBE, "whisper-large");
     vec![camelids, coder, painter, general, scribe]
@@ -160,7 +161,8 @@ fn what_is_described_can_be_sent() {
         })
         .collect();
     let catalog = Catalog::new(Some(embedder()));
-    let vectors = |capability: &Capability| capability.meaning.as_ref().map_or(0, |meaning: &Meaning| meaning.vectors.len());
+    let vectors =
+        |capability: &Capability| capability.meaning.as_ref().map_or(0, |meaning: &Meaning| meaning.vectors.len());
     assert_eq!(vectors(&catalog.describe(vec![rich])[0]), limits::VECTORS);
     let described = catalog.describe(many);
     assert_eq!(vectors(&described[0]), 5);

@@ -151,7 +151,8 @@ proptest! {
 fn ten_thousand_names_are_searched_for_near_ones() {
     let adverts: Adverts = (0..100)
         .map(|n| {
-            let names = (0..100).map(|k| Arc::new(Capability::new("p", Kind::LLM_CHAT, &format!("model-{}-{k}b", n * 7919))));
+            let names =
+                (0..100).map(|k| Arc::new(Capability::new("p", Kind::LLM_CHAT, &format!("model-{}-{k}b", n * 7919))));
             let node = PeerId::random();
             (node, advert(node, 1, names.collect()))
         })
