@@ -118,7 +118,7 @@ impl Course {
     }
 
     /// From the start of the work to the first chunk.
-    pub(super) fn to_first_chunk(&self) -> Option<Duration> {
+    pub(super) fn until_first_chunk(&self) -> Option<Duration> {
         self.first_chunk.map(|first| first.saturating_duration_since(self.working_since))
     }
 

@@ -79,7 +79,7 @@ impl Local {
     pub fn run(&self, call: Call, from: Option<PeerId>) -> FrameStream {
         let received = Instant::now();
         match self.admit(&call, from) {
-            Ok((provider, gate, entry)) => Box::pin(frames(call, received, provider, gate, entry)),
+            Ok(admitted) => Box::pin(frames(call, received, admitted)),
             Err(rejection) => Box::pin(futures::stream::iter([Frame::Rejected(rejection)])),
         }
     }
@@ -113,7 +113,7 @@ impl Local {
         self.gates.lock().values().map(|gate| class(gate.load())).max().unwrap_or(0)
     }
 
-    fn admit(&self, call: &Call, from: Option<PeerId>) -> Result<(Arc<dyn Provider>, Arc<Gate>, Entry), Rejection> {
+    fn admit(&self, call: &Call, from: Option<PeerId>) -> Result<Admitted, Rejection> {
         let refuse = |reason: String| Rejection { reason, retry_after: None, load: None };
         if self.closed.load(Ordering::Relaxed) {
             return Err(refuse("this node is leaving the mesh".to_owned()));
@@ -138,7 +138,7 @@ impl Local {
                     load: Some(load),
                 })
             }
-            entry => Ok((provider, gate, entry)),
+            entry => Ok(Admitted { provider, gate, entry }),
         }
     }
 
@@ -155,16 +155,18 @@ impl Local {
     }
 }
 
-/// The frames of an admitted or waiting call.
-fn frames(
-    call: Call,
-    received: Instant,
+/// A call that runs or waits.
+struct Admitted {
     provider: Arc<dyn Provider>,
     gate: Arc<Gate>,
     entry: Entry,
-) -> impl futures::Stream<Item = Frame> + Send {
+}
+
+/// The frames of an admitted or waiting call.
+fn frames(call: Call, received: Instant, admitted: Admitted) -> impl futures::Stream<Item = Frame> + Send {
     let time = call.deadline.min(LONGEST);
     let deadline = received + time;
+    let Admitted { provider, gate, entry } = admitted;
     stream! {
         yield Frame::Accepted(gate.load());
         let permit = match entry {

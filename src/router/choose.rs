@@ -13,11 +13,10 @@ use super::meaning::{self, Meant, Prototypes, Verdict};
 use super::reason;
 use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
-use super::signals::{NodeSignals, SignalsRead};
+use super::signals::{NodeSignals, Path, SignalsRead};
 use super::target::{Among, Resolved, resolve};
 use crate::capability::{Intent, Kind, Operation, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
-use crate::mesh::PathClass;
 
 /// What a decision is made from.
 pub(super) struct World<'a> {
@@ -203,7 +202,7 @@ impl Choice<'_> {
         let verdict = talks.then(|| self.judge(intent, domain, &snapshot, &facts, &eligible)).flatten();
         let stable = (intent.operation == Operation::Embed).then(|| best_model(&snapshot, &facts, &eligible)).flatten();
 
-        let mut last: Option<(u32, Option<&NodeSignals>, (Option<PathClass>, Option<Duration>))> = None;
+        let mut last: Option<(u32, Option<&NodeSignals>, Path)> = None;
         let signals = self.world.signals;
         for (place, fact) in facts.entries.iter().enumerate() {
             let Some(entry) = snapshot.entries().get(place) else { break };
@@ -306,7 +305,7 @@ impl Choice<'_> {
         fact: &Fact,
         load_class: u8,
         signals: Option<&NodeSignals>,
-        path: (Option<PathClass>, Option<Duration>),
+        path: Path,
         tier: i32,
         similarity: Option<f32>,
     ) {
@@ -430,7 +429,7 @@ fn standing(
     fact: &Fact,
     load_class: u8,
     signals: Option<&NodeSignals>,
-    (path, rtt): (Option<PathClass>, Option<Duration>),
+    (path, rtt): Path,
     now: Instant,
 ) -> Standing {
     let prior = fact.prior;
