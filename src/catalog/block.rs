@@ -7,10 +7,17 @@
 //!
 //! A capability has several vectors: its description, its topics, each example. Two numbers say how near it is: the
 //! similarity of the *best* vector, which finds one skill among many, and that of the *centroid* (the direction of the
-//! sum), which is more robust when the vectors say the same in different words: with five examples of an intent the
-//! centroid is right 7 to 10 points more often than the nearest example, while ten agents of many skills are told
-//! apart in 92 % of cases by the best vector and in 72 % by one vector for all. The [`likeness`] is their mean. With one vector both
-//! are the same number. The centroid is not stored: its product with the query is the sum of the others, divided by a length.
+//! sum), which is more robust when the vectors say the same in different words. Neither is good at both, and their
+//! mean, the [`likeness`], nearly is. Right answers in percent on CLINC150 with the built-in embedder:
+//!
+//! | capabilities | centroid | best | mean |
+//! |---|---|---|---|
+//! | 150 of one intent each: its name and 5 examples | 80.0 | 72.8 | 78.7 |
+//! | 30 of five unrelated intents each, 2 examples of each | 42.8 | 61.8 | 60.9 |
+//! | 15 of ten unrelated intents each, 2 examples of each | 38.8 | 63.2 | 61.5 |
+//!
+//! With one vector both are the same number. The centroid is not stored: its product with the query is the sum of the
+//! others, divided by a length.
 
 use std::sync::Arc;
 
@@ -19,7 +26,7 @@ use crate::capability::{Capability, VectorSource};
 use crate::embedding::Embedder;
 use crate::embedding::quantise::{dot, dot_exact, quantise, unit_scale};
 
-/// Share of the best vector in the [`likeness`]; the rest is the centroid's.
+/// Share of the best vector in the [`likeness`]; the rest is the centroid's. The table above is flat around a half.
 const BEST_SHARE: f32 = 0.5;
 
 /// How alike a capability and a query are, given the similarities of its best vector and of its centroid.

@@ -107,6 +107,13 @@ impl Snapshot {
         &self.index
     }
 
+    /// Whether searches are as fast as they will be: `false` while a graph over many vectors is being built, and
+    /// every vector is looked at instead.
+    #[must_use]
+    pub fn index_settled(&self) -> bool {
+        self.index.need() == GraphNeed::Fine
+    }
+
     /// The live adverts.
     #[must_use]
     pub fn adverts(&self) -> &Adverts {

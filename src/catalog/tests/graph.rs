@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::*;
 
 /// So small that tests are quick, and large enough that the graph has layers.
-const LIMITS: Limits = Limits { up: 600, down: 400, stale_percent: 25 };
+const LIMITS: Limits = Limits { up: 300, down: 200, stale_percent: 25 };
 
 /// Capabilities of a node, with vectors of their own.
-const EACH: usize = 20;
+const EACH: usize = 10;
 
 fn node_of(seed: usize) -> Arc<Advert> {
     let capabilities = (0..EACH).map(|n| {
@@ -46,7 +46,7 @@ fn recall(catalog: &Catalog, count: usize) -> f64 {
     let snapshot = catalog.snapshot();
     let exact = snapshot.with_graph(None);
     let (mut same, mut all) = (0, 0);
-    for n in 0..100 {
+    for n in 0..40 {
         let query = format!("please {}", sentences::sentence(n * 101 + 7));
         let truth = exact.search(&query, count, |_| true);
         let found = snapshot.search(&query, count, |_| true);
@@ -61,12 +61,12 @@ fn a_large_mesh_gets_a_graph_that_agrees_with_the_scan() {
     let catalog = Catalog::with_limits(Some(embedder()), LIMITS);
     let mut adverts = mesh(0..5);
     catalog.update(&adverts);
-    assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine, "300 vectors");
-    adverts.extend(mesh(5..40));
+    assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine, "150 vectors");
+    adverts.extend(mesh(5..25));
     catalog.update(&adverts);
     let graph = graph_of(&catalog);
     assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine);
-    assert_eq!(graph.blocks().len(), 40);
+    assert_eq!(graph.blocks().len(), 25);
     let (first, ten) = (recall(&catalog, 1), recall(&catalog, 10));
     assert!(first >= 0.97 && ten >= 0.93, "{first} {ten}");
 }
@@ -89,7 +89,7 @@ fn what_came_later_is_found_and_what_left_is_not() {
     let best = snapshot.search(&asked, 1, |_| true)[0];
     let best = snapshot.entry(best.entry).expect("an entry");
     assert_eq!((best.node, best.capability.description.as_str()), (late.node, asked.as_str()));
-    for n in 0..300 {
+    for n in 0..60 {
         for hit in snapshot.search(&sentences::sentence(n), 30, |_| true) {
             assert_ne!(snapshot.entry(hit.entry).expect("an entry").node, left);
         }
@@ -110,7 +110,7 @@ fn a_stale_graph_is_built_again_and_a_small_mesh_drops_it() {
     assert!(!Arc::ptr_eq(&first, &second) && second.blocks().len() == 24);
     assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine);
 
-    // 480 vectors are between the limits: with a graph it stays, without it none is built.
+    // 240 vectors are between the limits: with a graph it stays, without it none is built.
     while adverts.len() > 20 {
         adverts.pop_first();
     }
@@ -124,7 +124,7 @@ fn a_stale_graph_is_built_again_and_a_small_mesh_drops_it() {
         adverts.pop_first();
     }
     catalog.update(&adverts);
-    assert!(catalog.shared.writer.lock().graph.is_none(), "360 vectors");
+    assert!(catalog.shared.writer.lock().graph.is_none(), "180 vectors");
     let exact = catalog.snapshot().search(&sentences::sentence(1), 3, |_| true);
     assert_eq!(exact.len(), 3);
 }
@@ -136,7 +136,7 @@ fn a_narrow_filter_is_served_by_the_scan() {
     catalog.update(&adverts);
     graph_of(&catalog);
     let snapshot = catalog.snapshot();
-    for n in 0..50 {
+    for n in 0..20 {
         let only = format!("model-{n}");
         let hits = snapshot.search(&sentences::sentence(n * 7), 5, |entry| entry.capability.name == only);
         assert_eq!(hits.len(), 1, "{only}");

@@ -24,7 +24,7 @@ fn advert(node: PeerId, seq: u64, capabilities: Vec<Arc<Capability>>) -> Arc<Adv
         epoch: 1,
         seq,
         ttl: Duration::from_secs(60),
-        name: format!("node-{}", &node.to_base58()[46..]),
+        name: format!("node-{}", node.to_base58().split_off(32)),
         version: "1".into(),
         addresses: Vec::new(),
         capabilities: capabilities.into(),

@@ -108,8 +108,3 @@ pub fn sentence(n: usize) -> String {
     let (subject, rest) = (n % 48, n / 48);
     format!("{} {} {}", ACTIONS[rest % 24], SUBJECTS[subject], SETTINGS[rest / 24])
 }
-
-/// What the `n`-th sentence is about.
-pub fn subject(n: usize) -> &'static str {
-    SUBJECTS[(n % (48 * 24 * 20)) * 7919 % (48 * 24 * 20) % 48]
-}

@@ -27,7 +27,8 @@ fn names_lead_to_entries() {
     assert_eq!(snapshot.by_model("my-llama").len(), 1);
     assert_eq!(snapshot.by_project("farm/camelids"), snapshot.by_model("my-llama"));
     assert!(snapshot.by_model("llama3.1").is_empty() && snapshot.by_project("camelids").is_empty());
-    assert_eq!(snapshot.near_names("lama3.2", 1), ["llama3.2:latest"]);
+    let near = snapshot.near_names("lama3.2", 1);
+    assert!(near == ["llama3.2:latest"] || near == ["Llama3.2"], "whichever node comes first: {near:?}");
     assert_eq!(snapshot.nodes_named(&one.to_base58()), [one]);
     assert_eq!(snapshot.nodes_named(&snapshot.advert(&two).expect("an advert").name.to_uppercase()), [two]);
 }
@@ -101,13 +102,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn capability(n: usize) -> Arc<Capability> {
     let mut capability = Capability::new("p", Kind::LLM_CHAT, &format!("model-{}", n % 8));
     capability.description = sentences::sentence(n);
-    capability.project = (n % 3 == 0).then(|| format!("farm/{n}"));
+    capability.project = n.is_multiple_of(3).then(|| format!("farm/{n}"));
     capability.examples = (0..n % 3).map(|k| sentences::sentence(n * 31 + k)).collect();
     Arc::new(capability)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn step_by_step_is_as_good_as_at_once(steps in steps()) {
