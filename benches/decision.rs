@@ -38,7 +38,7 @@ fn capability(number: usize) -> Capability {
     capability.description = format!("Knows about {}.", words(number, 8));
     capability.topics = vec![words(number + 1, 2), words(number + 2, 1)];
     capability.examples = (0..6).map(|example| format!("How does {} work?", words(number * 7 + example, 4))).collect();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         capability.project = Some(format!("bench/project-{number}"));
         capability.domain = Some(words(number, 1));
     }

@@ -17,9 +17,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::gate::{Entry, Gate};
 use crate::capability::{
-    Call, Capability, CapabilityId, ErrorClass, Failure, Frame, FrameStream, Load, PeerId, Phase, Progress, Rejection,
+    Call, CapabilityId, ErrorClass, Failure, Frame, FrameStream, Load, PeerId, Phase, Progress, Rejection,
 };
-use crate::provider::Provider;
+use crate::provider::{Provider, Registry, Resolved};
 
 /// Longest silence. The contract says half a second; a little less leaves room for a busy scheduler.
 const HEARTBEAT: Duration = Duration::from_millis(400);
@@ -31,7 +31,13 @@ const IDLE_GATES: usize = 64;
 /// Finds the provider of a capability.
 pub trait Providers: Send + Sync + 'static {
     /// Who serves it now, and what it is; `None` when nobody does.
-    fn resolve(&self, capability: &CapabilityId) -> Option<(Arc<dyn Provider>, Arc<Capability>)>;
+    fn resolve(&self, capability: &CapabilityId) -> Option<Resolved>;
+}
+
+impl Providers for Registry {
+    fn resolve(&self, capability: &CapabilityId) -> Option<Resolved> {
+        Registry::resolve(self, capability)
+    }
 }
 
 /// Limits of what runs on this node.
@@ -98,7 +104,7 @@ impl Local {
     /// How busy the provider of that capability is.
     #[must_use]
     pub fn load(&self, capability: &CapabilityId) -> Load {
-        let provider = self.providers.resolve(capability).map(|(provider, _)| provider);
+        let provider = self.providers.resolve(capability).map(|found| found.provider);
         let gates = self.gates.lock();
         provider.and_then(|provider| gates.get(provider.id()).map(|gate| gate.load())).unwrap_or_default()
     }
@@ -118,7 +124,7 @@ impl Local {
         if self.closed.load(Ordering::Relaxed) {
             return Err(refuse("this node is leaving the mesh".to_owned()));
         }
-        let Some((provider, capability)) = self.providers.resolve(&call.capability) else {
+        let Some(Resolved { provider, capability }) = self.providers.resolve(&call.capability) else {
             return Err(refuse(format!("this node no longer has the capability {}", call.capability)));
         };
         if from.is_some() && !provider.shared() {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::capability::{Operation, Usage};
+use crate::capability::{Capability, Operation, Usage};
 use crate::dispatch::testing::{Backend, One, at, call, chunk, end, frames as script, hanging};
 use crate::router::testing::chat_model;
 
