@@ -1,67 +1,117 @@
 //! What the mesh can do at one moment.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
-use super::Adverts;
-use crate::capability::{Advert, Capability, ModelName, PeerId, VectorSource};
+use super::block::Query;
+use super::entry::{Entry, EntryId, Hit};
+use super::graph::Graph;
+use super::index::{GraphNeed, Index, Limits};
+use super::lexicon::{self, Lexicon};
+use super::near::nearest;
+use super::part::{Name, Part};
+use crate::capability::{Advert, ModelName, PeerId};
+use crate::embedding::Embedder;
 
-/// One capability of one node.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// The node that offers it.
-    pub node: PeerId,
-    /// The node's human name.
-    pub node_name: Arc<str>,
-    /// What it offers.
-    pub capability: Arc<Capability>,
-}
+/// All live adverts by node, this node's own among them.
+pub type Adverts = BTreeMap<PeerId, Arc<Advert>>;
 
-/// Place of an [`Entry`] in its [`Snapshot`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntryId(pub u32);
-
-/// A capability that means something like the query.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
-    /// Which.
-    pub entry: EntryId,
-    /// Similarity of the best of its texts, -1 to 1.
-    pub similarity: f32,
-    /// Which of its texts.
-    pub source: VectorSource,
-}
+/// Last letters of a PeerId that may stand for it.
+const PEER_SUFFIX: usize = 6;
 
 /// What the mesh can do at one moment. Immutable.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Snapshot {
     adverts: Adverts,
-    entries: Vec<Entry>,
-    by_model: HashMap<ModelName, Vec<EntryId>>,
-    by_project: BTreeMap<String, Vec<EntryId>>,
+    entries: Arc<[Entry]>,
+    names: Arc<Names>,
+    lexicons: Arc<[Arc<Lexicon>]>,
+    index: Index,
+    embedder: Option<Arc<dyn Embedder>>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+/// Who is called what.
+#[derive(Debug, Default)]
+struct Names {
+    by_model: HashMap<Arc<str>, Vec<EntryId>>,
+    by_project: BTreeMap<Arc<str>, Vec<EntryId>>,
+    /// Each name of a model once.
+    models: Vec<Arc<str>>,
+}
+
+impl Names {
+    fn add(&mut self, entry: EntryId, names: &[Name], project: Option<&Arc<str>>) {
+        for (name, spelled) in names {
+            let entries = self.by_model.entry(Arc::clone(name)).or_default();
+            if entries.is_empty() {
+                self.models.push(Arc::clone(spelled));
+            }
+            entries.push(entry);
+        }
+        if let Some(project) = project {
+            self.by_project.entry(Arc::clone(project)).or_default().push(entry);
+        }
+    }
 }
 
 impl Snapshot {
-    pub(super) fn new(adverts: Adverts) -> Self {
-        let mut snapshot = Self { adverts, ..Self::default() };
-        for advert in snapshot.adverts.values() {
-            let node_name: Arc<str> = advert.name.as_str().into();
-            for capability in advert.capabilities.iter() {
-                let id = EntryId(u32::try_from(snapshot.entries.len()).unwrap_or(u32::MAX));
-                for name in std::iter::once(&capability.name).chain(&capability.aliases) {
-                    snapshot.by_model.entry(ModelName::new(name)).or_default().push(id);
-                }
-                if let Some(project) = &capability.project {
-                    snapshot.by_project.entry(project.clone()).or_default().push(id);
-                }
-                snapshot.entries.push(Entry {
-                    node: advert.node,
-                    node_name: Arc::clone(&node_name),
-                    capability: Arc::clone(capability),
-                });
+    pub(super) fn new<'a>(
+        adverts: Adverts,
+        parts: impl Iterator<Item = &'a Arc<Part>> + Clone,
+        embedder: Option<Arc<dyn Embedder>>,
+        graph: Option<Arc<Graph>>,
+        limits: Limits,
+    ) -> Self {
+        let mut names = Names::default();
+        let mut entries = Vec::new();
+        for part in parts.clone() {
+            for ((entry, entry_names), project) in part.entries.iter().zip(&part.names).zip(&part.projects) {
+                names.add(EntryId(entries.len() as u32), entry_names, project.as_ref());
+                entries.push(entry.clone());
             }
         }
-        snapshot
+        Self {
+            adverts,
+            entries: entries.into(),
+            names: Arc::new(names),
+            lexicons: parts.clone().map(|part| Arc::clone(&part.lexicon)).collect(),
+            index: Index::new(parts.map(|part| Arc::clone(&part.block)), graph, limits),
+            embedder,
+        }
+    }
+
+    /// The same, searched with another graph.
+    pub(super) fn with_graph(&self, graph: Option<Arc<Graph>>) -> Self {
+        Self {
+            adverts: self.adverts.clone(),
+            entries: Arc::clone(&self.entries),
+            names: Arc::clone(&self.names),
+            lexicons: Arc::clone(&self.lexicons),
+            index: self.index.with_graph(graph),
+            embedder: self.embedder.clone(),
+        }
+    }
+
+    pub(super) fn graph_need(&self) -> GraphNeed {
+        self.index.need()
+    }
+
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Whether searches are as fast as they will be: `false` while a graph over many vectors is being built, and
+    /// every vector is looked at instead.
+    #[must_use]
+    pub fn index_settled(&self) -> bool {
+        self.index.need() == GraphNeed::Fine
     }
 
     /// The live adverts.
@@ -91,13 +141,13 @@ impl Snapshot {
     /// Entries with this model name or alias; `llama3.2` finds `llama3.2:latest`.
     #[must_use]
     pub fn by_model(&self, name: &str) -> &[EntryId] {
-        self.by_model.get(&ModelName::new(name)).map_or(&[], Vec::as_slice)
+        self.names.by_model.get(ModelName::new(name).as_str()).map_or(&[], Vec::as_slice)
     }
 
     /// Entries of this project, `namespace/name`.
     #[must_use]
     pub fn by_project(&self, project: &str) -> &[EntryId] {
-        self.by_project.get(project).map_or(&[], Vec::as_slice)
+        self.names.by_project.get(project).map_or(&[], Vec::as_slice)
     }
 
     /// The nodes that `name` may mean: a human name, a PeerId, or the end of one.
@@ -105,7 +155,7 @@ impl Snapshot {
     pub fn nodes_named(&self, name: &str) -> Vec<PeerId> {
         let by_name: Vec<_> =
             self.adverts.values().filter(|advert| advert.name.eq_ignore_ascii_case(name)).map(|a| a.node).collect();
-        if !by_name.is_empty() || name.len() < 6 {
+        if !by_name.is_empty() || name.len() < PEER_SUFFIX {
             return by_name;
         }
         self.adverts.keys().filter(|node| node.to_base58().ends_with(name)).copied().collect()
@@ -113,14 +163,33 @@ impl Snapshot {
 
     /// Up to `count` names of models and projects that look like `name`, nearest first.
     #[must_use]
-    pub fn near_names(&self, _name: &str, _count: usize) -> Vec<String> {
-        Vec::new()
+    pub fn near_names(&self, name: &str, count: usize) -> Vec<String> {
+        let projects = self.names.by_project.keys();
+        nearest(name, self.names.models.iter().chain(projects).map(|name| &**name), count)
     }
 
     /// The `count` capabilities whose texts mean most nearly what the query means, among those that `keep`
-    /// keeps; best first, each once.
+    /// keeps; best first, each once. Equal ones come in the order of [`entries`](Self::entries).
+    ///
+    /// `keep` is asked once for every entry, so it should be cheap.
     #[must_use]
-    pub fn search(&self, _query: &str, _count: usize, _keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
-        Vec::new()
+    pub fn search(&self, query: &str, count: usize, keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
+        if count == 0 || self.entries.is_empty() {
+            return Vec::new();
+        }
+        let kept: Vec<bool> = self.entries.iter().map(keep).collect();
+        match self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(query))) {
+            Some(vector) => self.index.search(&vector, count, &kept),
+            None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), query, count, &kept),
+        }
+    }
+
+    /// Like [`search`](Self::search), for a query that was embedded already, in the space of the catalog's
+    /// embedder. Nothing when the vector has another length or no direction.
+    #[must_use]
+    pub fn search_vector(&self, query: &[f32], count: usize, keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
+        let Some(query) = Query::new(query.to_vec()) else { return Vec::new() };
+        let kept: Vec<bool> = self.entries.iter().map(keep).collect();
+        self.index.search(&query, count, &kept)
     }
 }

@@ -1,1 +1,127 @@
-//! The verbs of the command line.
+//! The verbs of the command line. `start` runs a node; each other one talks to a running node over its HTTP API.
+//!
+//! What was asked for goes to standard output, and what is said about it to standard error. For a person there are
+//! tables and colours; scripts take `--json`, which is what the API sent, and the exit code. One file for each verb.
+
+mod args;
+mod banner;
+mod capabilities;
+mod chat;
+mod client;
+mod error;
+mod join;
+mod nodes;
+mod output;
+mod route;
+mod shapes;
+mod sse;
+mod start;
+mod status;
+
+use std::io::{self, Read, Write};
+
+use clap::{CommandFactory, Parser};
+
+pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, JoinArgs, RouteArgs, StartArgs};
+pub use banner::{Banner, FoundBackend, virtual_addresses};
+pub use error::CliError;
+pub use output::{Look, Output};
+pub use start::{Announce, Starter};
+
+/// Longest prompt from stdin: as much as the API takes by default.
+const MAX_STDIN_BYTES: u64 = 32 << 20;
+
+/// Parses the command line, does what it says with `starter` to run a node, and returns the exit code.
+#[must_use]
+pub fn run(starter: Starter) -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no failure; a closed pipe is nobody's business.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    let mut out = anstream::stdout();
+    let mut err = anstream::stderr();
+    let mut output = Output { out: &mut out, err: &mut err, look: Look::of_stdout() };
+    let done = execute(cli.command, starter, &mut io::stdin(), &mut output);
+    let flushed = out.flush().map_err(CliError::from);
+    match done.and(flushed) {
+        Ok(()) => 0,
+        Err(error) => {
+            if !error.is_silent() {
+                // When stderr is gone too, the exit code is all that is left.
+                let _ = writeln!(err, "error: {error}");
+            }
+            error.exit_code()
+        }
+    }
+}
+
+/// Does what the command says.
+///
+/// # Errors
+///
+/// With what to tell the owner and the exit code that scripts see.
+pub fn execute(
+    command: Command,
+    starter: Starter,
+    stdin: &mut dyn Read,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    match command {
+        Command::Start(args) => start::run(*args, starter, output),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics when its output is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "atmosphere", &mut script);
+            Ok(output.out.write_all(&script)?)
+        }
+        Command::Status(args) => block_on(status::run(&args, output)),
+        Command::Nodes(args) => block_on(nodes::run(&args, output)),
+        Command::Capabilities(args) => block_on(capabilities::run(&args, output)),
+        Command::Route(args) => {
+            let prompt = prompt(&args.prompt, stdin)?;
+            block_on(route::run(&args, &prompt, output))
+        }
+        Command::Chat(args) => {
+            let prompt = prompt(&args.prompt, stdin)?;
+            block_on(chat::run(&args, &prompt, output))
+        }
+        Command::Join(args) => block_on(join::run(&args, output)),
+    }
+}
+
+/// A verb that asks a node needs no worker threads.
+fn block_on(verb: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot set up networking: {error}")))?;
+    runtime.block_on(verb)
+}
+
+/// The prompt as it was typed, or all of stdin for `-`.
+fn prompt(typed: &str, stdin: &mut dyn Read) -> Result<String, CliError> {
+    let text = if typed == "-" {
+        let mut bytes = Vec::new();
+        stdin
+            .take(MAX_STDIN_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| CliError::Failed(format!("cannot read the prompt from stdin: {error}")))?;
+        if bytes.len() as u64 > MAX_STDIN_BYTES {
+            return Err(CliError::Usage(format!("stdin has more than {} MiB", MAX_STDIN_BYTES >> 20)));
+        }
+        String::from_utf8(bytes).map_err(|_| CliError::Usage("stdin is not UTF-8 text".to_owned()))?
+    } else {
+        typed.to_owned()
+    };
+    if text.trim().is_empty() {
+        return Err(CliError::Usage("the prompt is empty; write one in quotes, or - to read stdin".to_owned()));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,180 @@
-//! File, environment and flags become one validated configuration.
+//! File, environment and flags become one validated [`Config`] with plain values.
+//!
+//! From weak to strong: defaults, the TOML file (`--config`, or `ATMOSPHERE_CONFIG`, or `config.toml` in the data
+//! directory when it exists), environment variables `ATMOSPHERE_*`, flags of `atmosphere start`. A stronger value
+//! replaces a weaker one, lists too. Everything is checked together, and every problem is told at once with its
+//! field, its origin, its value and the way out. A value that is here is valid; what it means is for others.
+//!
+//! [`DataDir`] is the directory on disk: one running node owns it.
+
+mod backend;
+mod data_dir;
+mod fields;
+mod load;
+mod parse;
+mod problem;
+mod secret;
+mod show;
+mod source;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use backend::{BACKEND_KINDS, Backend};
+pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir};
+pub use load::{Loaded, load};
+pub use parse::seed_syntax as check_seed;
+pub use problem::{ConfigError, Origin, Problem};
+pub use secret::{REDACTED, Secret, without_userinfo};
+pub use source::{FlagValue, Sources};
+
+pub use crate::telemetry::LogFormat;
+
+/// The port of the API.
+pub const DEFAULT_PORT: u16 = 11451;
+/// The port of the mesh, on UDP and TCP.
+pub const DEFAULT_GOSSIP_PORT: u16 = 11450;
+
+/// How a node shall be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The node's human name: the machine's, up to the first dot, unless told otherwise.
+    pub name: String,
+    /// TCP port of the API; 0 lets the system choose.
+    pub port: u16,
+    /// Address that the API listens on.
+    pub bind: IpAddr,
+    /// UDP and TCP port of the mesh; 0 lets the system choose.
+    pub gossip_port: u16,
+    /// Addresses that the mesh listens on.
+    pub gossip_bind: Vec<IpAddr>,
+    /// Nodes to join by: `host:port` or multiaddr, as written; the mesh has the exact parser.
+    pub seed_peers: Vec<String>,
+    /// Backends that the owner named.
+    pub backends: Vec<Backend>,
+    /// Do not look for nodes on the local network.
+    pub no_mdns: bool,
+    /// Do not look for backends at their default ports.
+    pub no_probe: bool,
+    /// Where identity, peer book and snapshots live.
+    pub data_dir: PathBuf,
+    /// The mesh.
+    pub mesh: MeshConfig,
+    /// The API.
+    pub api: ApiConfig,
+    /// The router.
+    pub router: RouterConfig,
+    /// What runs calls on this node.
+    pub provider: ProviderConfig,
+    /// What turns text into vectors.
+    pub embedder: EmbedderConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// The mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// Nodes of another mesh name do not speak with this one.
+    pub name: String,
+    /// Whose connections an open mesh lets in.
+    pub admit: Admit,
+    /// How long other nodes believe this node's advert without hearing from it.
+    pub advert_ttl: Duration,
+    /// Addresses at which others reach this node, when it cannot know them itself: a forwarded port, a public name.
+    pub external_addresses: Vec<String>,
+    /// Whether to relay for members that cannot reach each other, and to be relayed.
+    pub relay: bool,
+    /// Whether to ask the router for a forwarded port.
+    pub upnp: bool,
+}
+
+/// Whose connections an open mesh lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admit {
+    /// Peers with loopback, link-local or private addresses.
+    Private,
+    /// Everybody who can reach the port.
+    Everybody,
+}
+
+/// The API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Keys, one of which a client must show; those of `keys_file` among them. Empty: no key is asked for.
+    pub keys: Vec<Secret>,
+    /// The owner said that the API may be open on an address that others reach.
+    pub allow_no_auth: bool,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: u64,
+    /// Requests that are worked on at once.
+    pub max_concurrency: usize,
+    /// Longest time for a request, streams included.
+    pub request_timeout: Duration,
+    /// Origins whose pages may call the API from a browser.
+    pub allowed_origins: Vec<String>,
+    /// Names by which clients may call it, besides its addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
+    /// How long a stopping node waits for streams to finish.
+    pub drain_limit: Duration,
+}
+
+/// The router.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouterConfig {
+    /// Names of the owner's own, each for one target or several in order of preference.
+    pub aliases: BTreeMap<String, Vec<String>>,
+}
+
+/// What runs calls on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderConfig {
+    /// Calls that may wait for a provider; more are refused with `Retry-After`.
+    pub queue: usize,
+    /// Calls that a backend runs at once when neither it nor its entry in `backends` says; `None`: no limit of ours.
+    pub concurrency: Option<u32>,
+    /// How often backends are asked what they can do.
+    pub discovery_interval: Duration,
+}
+
+/// What turns text into vectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbedderConfig {
+    /// Which.
+    pub kind: EmbedderKind,
+    /// Where the model lies, for [`EmbedderKind::Onnx`].
+    pub dir: Option<PathBuf>,
+}
+
+/// Which embedder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbedderKind {
+    /// The static table that is compiled in.
+    Builtin,
+    /// An ONNX model on disk.
+    Onnx,
+    /// None: meaning is matched by keywords.
+    None,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A filter in tracing's syntax.
+    pub filter: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// A file with every setting, its default, and what it is for.
+    #[must_use]
+    pub fn example_toml() -> &'static str {
+        include_str!("example.toml")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,23 @@
 //! Text becomes a vector, and a vector of text features becomes a SimHash.
+//!
+//! An [`Embedder`] turns text into unit vectors of one *space*; vectors of different spaces are never compared.
+//! Every node has [`StaticEmbedder`]: a table that is compiled in, needs no other software and takes about a
+//! microsecond. An owner who has an ONNX model on disk may use `OnnxEmbedder` instead (cargo feature
+//! `fastembed`): better at telling near things apart, a thousand times slower. For nodes without a common space
+//! there is [`simhash`], which compares words and needs no table at all.
+//!
+//! What is to be embedded, and what is done with it, is the [catalog](crate::catalog)'s business.
 
-use std::sync::Arc;
+mod embedder;
+#[cfg(feature = "fastembed")]
+mod onnx;
+pub mod quantise;
+pub mod simhash;
+mod table;
+mod wordpiece;
+pub mod words;
 
-/// Turns text into unit vectors of one embedding space.
-pub trait Embedder: Send + Sync + 'static {
-    /// Names embedder, version and length. Vectors of different spaces are never compared.
-    fn space(&self) -> &Arc<str>;
-
-    /// Length of its vectors.
-    fn dim(&self) -> usize;
-
-    /// The unit vector of a text. Empty or unknown text gives the zero vector.
-    fn embed(&self, text: &str) -> Vec<f32>;
-}
+pub use embedder::Embedder;
+#[cfg(feature = "fastembed")]
+pub use onnx::{OnnxEmbedder, OnnxError};
+pub use table::StaticEmbedder;

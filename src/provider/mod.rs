@@ -3,9 +3,41 @@
 //! A provider discovers what its backend can do and runs calls on it. Everything else is somebody else's
 //! work: admission and queues, deadlines, failover and heartbeats are `dispatch`'s, so a provider is small.
 
+mod builtin;
+mod exchange;
+mod failure;
+mod http;
+mod inspect;
+mod llamafarm;
+mod models;
+mod naming;
+mod ollama;
+mod openai;
+mod payload;
+mod probe;
+mod registry;
+mod relay;
+mod secret;
+mod settings;
+mod sse;
+mod supervise;
+mod table;
+mod trim;
+mod universal;
+
 use futures::future::BoxFuture;
 
 use crate::capability::{Call, Capability, Failure, FrameStream};
+
+pub use builtin::Builtin;
+pub use llamafarm::LlamaFarm;
+pub use ollama::Ollama;
+pub use openai::OpenAi;
+pub use registry::Registry;
+pub use secret::Secret;
+pub use settings::{BackendKind, BackendSpec, BackendSpecError, NOMINAL_PRICE, Settings, is_own_network};
+pub use table::{ProviderStatus, Resolved};
+pub use universal::Universal;
 
 /// What makes capabilities on a node.
 pub trait Provider: Send + Sync + 'static {
@@ -34,3 +66,8 @@ pub trait Provider: Send + Sync + 'static {
         true
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -5,25 +5,55 @@ use std::time::Duration;
 
 use crate::capability::{Capability, PeerId};
 
+/// Candidates that a decision lists: far more than dispatch will ever try, and few enough to read.
+pub const MAX_CANDIDATES: usize = 32;
+/// Rejections that a decision lists; the rest is only counted.
+pub const MAX_REJECTED: usize = 64;
+
 /// Who shall do it, who else could, who could not, and why.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Decision {
     /// For `GET /v1/mesh/decisions/{id}` and the response header.
     pub id: String,
     /// What the caller said about who shall do it, as they wrote it; `auto` when nothing.
     pub target: String,
+    /// What the target turned out to be.
+    pub step: Step,
     /// One sentence for a person: why the first candidate is the first.
     pub reason: String,
     /// Whether nothing matched well enough by meaning, so that the best general model was taken.
     pub abstained: bool,
-    /// Who can do it, best first.
+    /// Who can do it, best first; at most [`MAX_CANDIDATES`].
     pub candidates: Vec<Candidate>,
-    /// Who was looked at and cannot.
+    /// How many can do it, listed or not.
+    pub candidates_total: usize,
+    /// Who was looked at and cannot; at most [`MAX_REJECTED`].
     pub rejected: Vec<Rejected>,
+    /// How many were looked at and cannot, listed or not.
+    pub rejected_total: usize,
     /// Why there is no candidate, when there is none.
     pub no_route: Option<NoRoute>,
     /// What the decision took.
     pub elapsed: Duration,
+}
+
+/// What a target turned out to be: the step of the resolution that found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// The exact name of a model.
+    Model,
+    /// A model, project or alias on one named node: `model@node`.
+    Node,
+    /// A provider's named bundle, `namespace/name`.
+    Project,
+    /// A filter and a scoring rule with a name, such as `best-code`.
+    Alias,
+    /// Nothing was said: by meaning.
+    #[default]
+    Auto,
+    /// The name is nobody's.
+    Unknown,
 }
 
 /// A capability of a node that can do it.

@@ -1,5 +1,149 @@
-//! An [`Intent`](crate::capability::Intent) becomes a [`Decision`]: who shall do it, who else could, who could not, and why.
+//! An [`Intent`] becomes a [`Decision`]: who shall do it, who else could, who could not, and why.
+//!
+//! The order of a decision: what the *target* means (`target`), what a candidate must be able to
+//! (`requirements`), what the question *means* (`meaning`, for `auto` only), and who will answer
+//! *soonest and best* (`score`, from what [`Signals`] measured). Each step can be read in the decision.
+//!
+//! The router does no I/O and awaits nothing. An exact name costs a look-up, whatever the size of the mesh;
+//! `auto` costs a search by meaning and one pass over a few bytes per capability.
 
+mod aliases;
+mod choose;
+mod cooldown;
 mod decision;
+mod estimate;
+mod facts;
+mod log;
+mod meaning;
+mod prototypes;
+mod reason;
+mod requirements;
+mod score;
+mod signals;
+mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-pub use decision::{Candidate, Decision, NoRoute, Parts, Rejected};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::capability::{Intent, PeerId};
+use crate::catalog::{Catalog, Snapshot};
+
+pub use aliases::{Alias, Aliases, Prefer};
+pub use decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step};
+pub use log::{Attempt, DecisionLog, Logged, Outcome};
+pub use signals::{InFlight, Observation, Signals};
+
+use facts::Facts;
+use meaning::Prototypes;
+
+/// What an owner may set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Aliases besides the built-in ones, or in place of them.
+    pub aliases: BTreeMap<String, Alias>,
+}
+
+/// Decides who runs an intent. Cheap to share; every method may be called from anywhere at any time.
+pub struct Router {
+    catalog: Arc<Catalog>,
+    signals: Arc<Signals>,
+    log: Arc<DecisionLog>,
+    aliases: Aliases,
+    prototypes: Prototypes,
+    own: PeerId,
+    facts: ArcSwap<Facts>,
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl Router {
+    /// A router over this catalog and these measurements, on the node `own`.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, signals: Arc<Signals>, settings: Settings, own: PeerId) -> Self {
+        let prototypes = Prototypes::new(&catalog);
+        Self {
+            catalog,
+            signals,
+            log: Arc::default(),
+            aliases: Aliases::with(settings.aliases),
+            prototypes,
+            own,
+            facts: ArcSwap::default(),
+        }
+    }
+
+    /// Who shall run this intent. Only decides: nothing is sent, and nothing is logged.
+    #[must_use]
+    pub fn decide(&self, intent: &Intent) -> Decision {
+        let now = Instant::now();
+        let snapshot = self.catalog.snapshot();
+        let facts = || self.facts_of(&snapshot);
+        let signals = self.signals.read();
+        let world = choose::World {
+            snapshot: &snapshot,
+            facts: &facts,
+            signals: &signals,
+            aliases: &self.aliases,
+            prototypes: &self.prototypes,
+            now,
+        };
+        let mut decision = choose::decide(&world, intent);
+        drop(signals);
+        decision.id = uuid::Uuid::now_v7().simple().to_string();
+        decision.elapsed = now.elapsed();
+        decision
+    }
+
+    /// Reads what it needs off the catalog's present snapshot, so that the next decision need not. Worth calling
+    /// after each update of the catalog.
+    pub fn refresh(&self) {
+        self.facts_of(&self.catalog.snapshot());
+    }
+
+    /// The measurements that it decides by.
+    #[must_use]
+    pub const fn signals(&self) -> &Arc<Signals> {
+        &self.signals
+    }
+
+    /// The last decisions that were run.
+    #[must_use]
+    pub const fn log(&self) -> &Arc<DecisionLog> {
+        &self.log
+    }
+
+    /// The names that it understands besides those of models and projects.
+    #[must_use]
+    pub const fn aliases(&self) -> &Aliases {
+        &self.aliases
+    }
+
+    /// This node.
+    #[must_use]
+    pub const fn own(&self) -> PeerId {
+        self.own
+    }
+
+    fn facts_of(&self, snapshot: &Arc<Snapshot>) -> Arc<Facts> {
+        let facts = self.facts.load();
+        if facts.are_of(snapshot) {
+            return Arc::clone(&facts);
+        }
+        let facts = Arc::new(Facts::new(snapshot));
+        self.facts.store(Arc::clone(&facts));
+        facts
+    }
+}

@@ -1,0 +1,92 @@
+//! What every handler shares, and what it knows of its request.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::http::{HeaderName, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use super::limits::Admission;
+use super::measure::Measures;
+use super::origin::{HostRule, Origins};
+use super::service::{Phase, Service};
+use super::settings::Settings;
+use crate::telemetry::Metrics;
+
+/// Names the node that answered.
+pub(super) const X_ATMOSPHERE_NODE: HeaderName = HeaderName::from_static("x-atmosphere-node");
+
+/// What every handler shares.
+pub(super) struct App {
+    pub(super) service: Arc<dyn Service>,
+    pub(super) settings: Settings,
+    pub(super) hosts: HostRule,
+    pub(super) origins: Origins,
+    pub(super) admission: Admission,
+    pub(super) metrics: Metrics,
+    pub(super) measures: Measures,
+    /// This node's name, as a header can carry it.
+    pub(super) node_header: HeaderValue,
+    pub(super) started: Instant,
+    /// Unix seconds.
+    pub(super) started_at: u64,
+    /// The node stops: what runs may finish.
+    pub(super) shutdown: CancellationToken,
+    /// The time for that is over: streams say that they end.
+    pub(super) closing: CancellationToken,
+}
+
+impl App {
+    pub(super) fn new(
+        settings: Settings,
+        service: Arc<dyn Service>,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let loopback = settings.bind.iter().all(|address| address.ip().to_canonical().is_loopback());
+        let names = settings.allowed_hosts.clone();
+        let hosts = if names.iter().any(|name| name == "*") || (!loopback && !settings.keys.is_empty()) {
+            HostRule::Any
+        } else if loopback {
+            HostRule::Loopback(names)
+        } else {
+            HostRule::Private(names)
+        };
+        let measures = Measures::new(&metrics);
+        let node_header = node_header(&service.node_name(), || service.mesh().node.to_base58());
+        Self {
+            hosts,
+            origins: Origins::new(&settings.allowed_origins),
+            admission: Admission::new(settings.max_concurrency, &measures),
+            measures,
+            metrics,
+            node_header,
+            started: Instant::now(),
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            closing: CancellationToken::new(),
+            shutdown,
+            service,
+            settings,
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        if self.shutdown.is_cancelled() { Phase::Draining } else { self.service.phase() }
+    }
+}
+
+/// A node's name as a header can carry it: its id, when the name is not ASCII.
+pub(super) fn node_header(name: &str, id: impl FnOnce() -> String) -> HeaderValue {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    let text = if plain { name.to_owned() } else { id() };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unnamed"))
+}
+
+/// What a handler knows of its request besides the request itself.
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    /// The caller's own id of it, or ours.
+    pub(super) request_id: HeaderValue,
+    /// When its head had been read.
+    pub(super) started: Instant,
+}

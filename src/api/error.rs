@@ -1,0 +1,174 @@
+//! Errors as OpenAI's clients understand them: `{"error":{"message","type","param","code"}}` and the right status.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::response::IntoResponse;
+use serde::Serialize;
+
+use crate::capability::{ErrorClass, Failure};
+use crate::dispatch::DispatchError;
+use crate::router::NoRoute;
+
+/// Tells OpenAI's SDKs whether to try again by themselves.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// An answer that is an error. Boxed, so that whoever returns one when things go wrong is not slowed when they do not.
+#[derive(Debug)]
+pub(super) struct ApiError(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    status: StatusCode,
+    message: String,
+    param: Option<String>,
+    code: Option<String>,
+    headers: HeaderMap,
+    /// A backend's own words, which go out as they are.
+    body: Option<(Bytes, String)>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            status,
+            message: message.into(),
+            param: None,
+            code: Some(code.to_owned()),
+            headers: HeaderMap::new(),
+            body: None,
+        }))
+    }
+
+    /// The request is wrong.
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "", message);
+        error.0.code = None;
+        error
+    }
+
+    /// Names the field or header that is wrong.
+    pub(super) fn param(mut self, param: impl Into<String>) -> Self {
+        self.0.param = Some(param.into());
+        self
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+
+    /// Headers that go out with it.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.0.headers
+    }
+
+    pub(super) fn retry_after(self, after: Duration) -> Self {
+        // Rounded up: coming back too early only costs everybody another refusal.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+
+    /// What a caller is told when dispatch has failed.
+    pub(super) fn of_dispatch(error: DispatchError) -> Self {
+        let DispatchError { decision, attempts, failure } = error;
+        let error = match &decision.no_route {
+            Some(no_route @ NoRoute::UnknownModel { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", no_route.to_string()).param("model")
+            }
+            Some(no_route @ NoRoute::UnknownNode { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "node_not_found", no_route.to_string()).param("model")
+            }
+            _ => {
+                // What is not an error status is our own mistake, and must not look like a success.
+                let status = StatusCode::from_u16(failure.status)
+                    .ok()
+                    .filter(|status| status.is_client_error() || status.is_server_error())
+                    .unwrap_or(StatusCode::BAD_GATEWAY);
+                let mut error = Self::new(status, &code_of(&failure), failure.message);
+                error.0.body = failure.body;
+                error
+            }
+        };
+        match failure.retry_after {
+            Some(after) => error.retry_after(after),
+            // All that could be tried was: a client that tries again by itself multiplies the load.
+            None if attempts > 1 && error.0.status.is_server_error() => {
+                error.header(X_SHOULD_RETRY, HeaderValue::from_static("false"))
+            }
+            None => error,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response<Body> {
+        let Parts { status, message, param, code, headers, body } = *self.0;
+        let (body, content_type) = match body {
+            Some((body, content_type)) => (body, HeaderValue::from_str(&content_type).ok()),
+            None => (envelope(status.as_u16(), &message, param.as_deref(), code.as_deref()).into(), None),
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        response
+    }
+}
+
+/// A failure in the middle of a stream, as the one event that SDKs raise on.
+pub(super) fn error_event(failure: &Failure) -> Bytes {
+    let mut event = b"data: ".to_vec();
+    event.extend(envelope(failure.status, &failure.message, None, Some(&code_of(failure))));
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
+fn envelope(status: u16, message: &str, param: Option<&str>, code: Option<&str>) -> Vec<u8> {
+    let envelope = Envelope { error: Inner { message, kind: kind_of(status), param, code } };
+    serde_json::to_vec(&envelope).expect("plain strings are always JSON")
+}
+
+/// OpenAI's `type`.
+fn kind_of(status: u16) -> &'static str {
+    match status {
+        403 => "permission_error",
+        408 | 504 => "timeout_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+/// The failure's own code, or the name of its class.
+fn code_of(failure: &Failure) -> String {
+    failure.code.clone().unwrap_or_else(|| {
+        match failure.class {
+            ErrorClass::Internal => "internal_error",
+            ErrorClass::Request => "invalid_request",
+            ErrorClass::Overloaded => "overloaded",
+            ErrorClass::Unavailable => "unavailable",
+            ErrorClass::Backend => "backend_error",
+            ErrorClass::Timeout => "timeout",
+            ErrorClass::Interrupted => "interrupted",
+        }
+        .to_owned()
+    })
+}

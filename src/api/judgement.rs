@@ -1,0 +1,147 @@
+//! Decisions as the API shows them.
+
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+
+use super::service::Judged;
+use crate::router::{Candidate, Decision, NoRoute, Parts, Rejected};
+
+/// A decision as the API shows it.
+#[derive(Serialize)]
+pub(super) struct DecisionShape<'a> {
+    id: &'a str,
+    target: &'a str,
+    chosen: Option<Chosen<'a>>,
+    reason: &'a str,
+    abstained: bool,
+    candidates: Vec<CandidateShape<'a>>,
+    rejected: Vec<RejectedShape<'a>>,
+    /// Why nobody can do it, as a code and a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_route: Option<NoRouteShape>,
+    elapsed_us: u64,
+}
+
+/// A decision and what became of it.
+#[derive(Serialize)]
+pub(super) struct JudgedShape<'a> {
+    #[serde(flatten)]
+    decision: DecisionShape<'a>,
+    /// Unix milliseconds.
+    at_ms: u64,
+    attempts: u32,
+    outcome: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Chosen<'a> {
+    node: String,
+    node_name: &'a str,
+    capability: &'a str,
+    model: &'a str,
+}
+
+#[derive(Serialize)]
+struct CandidateShape<'a> {
+    node: String,
+    node_name: &'a str,
+    capability: &'a str,
+    model: &'a str,
+    score: f64,
+    predicted_ms: f64,
+    parts: Parts,
+}
+
+#[derive(Serialize)]
+struct RejectedShape<'a> {
+    node: String,
+    node_name: &'a str,
+    capability: &'a str,
+    model: &'a str,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct NoRouteShape {
+    code: &'static str,
+    message: String,
+    near: Vec<String>,
+}
+
+impl<'a> From<&'a Decision> for DecisionShape<'a> {
+    fn from(decision: &'a Decision) -> Self {
+        Self {
+            id: &decision.id,
+            target: &decision.target,
+            chosen: decision.candidates.first().map(Chosen::from),
+            reason: &decision.reason,
+            abstained: decision.abstained,
+            candidates: decision.candidates.iter().map(CandidateShape::from).collect(),
+            rejected: decision.rejected.iter().map(RejectedShape::from).collect(),
+            no_route: decision.no_route.as_ref().map(NoRouteShape::from),
+            elapsed_us: u64::try_from(decision.elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl<'a> From<&'a Judged> for JudgedShape<'a> {
+    fn from(judged: &'a Judged) -> Self {
+        let since = judged.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            decision: DecisionShape::from(&*judged.decision),
+            at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            attempts: judged.attempts,
+            outcome: judged.outcome.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Candidate> for Chosen<'a> {
+    fn from(candidate: &'a Candidate) -> Self {
+        Self {
+            node: candidate.node.to_base58(),
+            node_name: &candidate.node_name,
+            capability: candidate.capability.id.as_str(),
+            model: &candidate.capability.name,
+        }
+    }
+}
+
+impl<'a> From<&'a Candidate> for CandidateShape<'a> {
+    fn from(candidate: &'a Candidate) -> Self {
+        Self {
+            node: candidate.node.to_base58(),
+            node_name: &candidate.node_name,
+            capability: candidate.capability.id.as_str(),
+            model: &candidate.capability.name,
+            score: candidate.score,
+            predicted_ms: candidate.predicted.as_secs_f64() * 1000.0,
+            parts: candidate.parts,
+        }
+    }
+}
+
+impl<'a> From<&'a Rejected> for RejectedShape<'a> {
+    fn from(rejected: &'a Rejected) -> Self {
+        Self {
+            node: rejected.node.to_base58(),
+            node_name: &rejected.node_name,
+            capability: rejected.capability.id.as_str(),
+            model: &rejected.capability.name,
+            reason: &rejected.reason,
+        }
+    }
+}
+
+impl From<&NoRoute> for NoRouteShape {
+    fn from(no_route: &NoRoute) -> Self {
+        let (code, near) = match no_route {
+            NoRoute::UnknownModel { near, .. } => ("model_not_found", near.clone()),
+            NoRoute::UnknownNode { near, .. } => ("node_not_found", near.clone()),
+            NoRoute::NothingCan(_) => ("nothing_can", Vec::new()),
+            NoRoute::AllCooling { .. } => ("all_cooling", Vec::new()),
+        };
+        Self { code, message: no_route.to_string(), near }
+    }
+}

@@ -1,0 +1,161 @@
+//! A streamed answer: the backend's server-sent events byte for byte, and a sign of life while there are none.
+//!
+//! A stream whose first piece is slow to come (a queue, a model that loads) starts before it is known how the request
+//! fares; whatever goes wrong from then on is told in the stream: one error event, and nothing after it, not even
+//! `[DONE]`, so that SDKs raise instead of taking half an answer for a whole one.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::tally::Tally;
+use crate::api::error::error_event;
+use crate::api::measure::Outcome;
+use crate::capability::{ErrorClass, Failure};
+use crate::dispatch::{DispatchError, Reply, ReplyBody};
+
+/// A comment, which clients skip.
+const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
+
+/// An answer that is still to begin.
+type Pending = BoxFuture<'static, Result<Reply, DispatchError>>;
+
+/// Where the pieces come from.
+pub(super) enum Source {
+    /// Nobody has answered yet.
+    Waiting(Pending),
+    /// Somebody answers.
+    Open(ReplyBody),
+    /// There is no more.
+    Over,
+}
+
+/// A streamed answer.
+pub(super) struct Events {
+    source: Source,
+    tally: Tally,
+    keepalive: Duration,
+    /// When something was last sent.
+    last: Instant,
+    /// When the request's time is over for certain, should dispatch fail to end it.
+    deadline: Instant,
+    beat: Pin<Box<Sleep>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Events {
+    pub(super) fn new(
+        source: Source,
+        tally: Tally,
+        keepalive: Duration,
+        deadline: Instant,
+        closing: CancellationToken,
+    ) -> Self {
+        let last = Instant::now();
+        Self {
+            source,
+            tally,
+            keepalive,
+            last,
+            deadline,
+            beat: Box::pin(tokio::time::sleep_until(deadline.min(last + keepalive))),
+            closing: Box::pin(closing.cancelled_owned()),
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) -> Bytes {
+        self.source = Source::Over;
+        self.tally.ended(Outcome::Failed);
+        error_event(failure)
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Source::Waiting(pending) = &mut self.source {
+            let Poll::Ready(begun) = pending.poll_unpin(cx) else { return Poll::Pending };
+            self.source = match begun {
+                Ok(reply) if is_event_stream(&reply.content_type) => Source::Open(reply.body),
+                Ok(_) => {
+                    let message = "the backend answered with something that is not a stream of events";
+                    return Poll::Ready(Some(self.fail(&Failure::new(ErrorClass::Backend, message))));
+                }
+                Err(error) => return Poll::Ready(Some(self.fail(&told_late(error.failure)))),
+            };
+        }
+        let Source::Open(body) = &mut self.source else { return Poll::Ready(None) };
+        loop {
+            return match body.poll_next_unpin(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Ok(piece))) if piece.is_empty() => continue,
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.tally.piece(&piece);
+                    self.last = Instant::now();
+                    Poll::Ready(Some(piece))
+                }
+                Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(self.fail(&failure))),
+                Poll::Ready(None) => {
+                    self.source = Source::Over;
+                    self.tally.ended(Outcome::Complete);
+                    Poll::Ready(None)
+                }
+            };
+        }
+    }
+}
+
+/// A failure that comes when the status is already sent: a backend's own body can no longer be passed on as it is, but
+/// its message can.
+fn told_late(mut failure: Failure) -> Failure {
+    let own = failure.body.as_ref().and_then(|(body, _)| {
+        let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let message = value["error"]["message"].as_str().or_else(|| value["error"].as_str())?;
+        Some(message.to_owned())
+    });
+    if let Some(message) = own {
+        failure.message = message;
+    }
+    failure
+}
+
+/// Whether this is the media type of server-sent events.
+pub(super) fn is_event_stream(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+impl Stream for Events {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Poll::Ready(piece) = this.poll_source(cx) {
+            return Poll::Ready(piece.map(Ok));
+        }
+        if this.closing.poll_unpin(cx).is_ready() {
+            let message = "this node is stopping and could not wait for the end of the answer; try again";
+            return Poll::Ready(Some(Ok(this.fail(&Failure::new(ErrorClass::Interrupted, message)))));
+        }
+        // The timer is not moved with every piece, which would cost more than the piece: it rings, and looks.
+        while this.beat.poll_unpin(cx).is_ready() {
+            let now = Instant::now();
+            if now >= this.deadline {
+                let message = "the request's time is over";
+                return Poll::Ready(Some(Ok(this.fail(&Failure::new(ErrorClass::Timeout, message)))));
+            }
+            let due = now >= this.last + this.keepalive;
+            if due {
+                this.last = now;
+            }
+            this.beat.as_mut().reset(this.deadline.min(this.last + this.keepalive));
+            if due {
+                return Poll::Ready(Some(Ok(KEEPALIVE)));
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,16 @@
+//! OpenAI's routes: chat, completions, embeddings and models.
+//!
+//! `request` reads what routing needs out of a body, through the types of `view`; `ask` makes the intent;
+//! `infer` runs it; `events` and `whole` are the two forms of an answer; `models` lists who can be asked.
+
+mod ask;
+mod events;
+mod infer;
+mod models;
+mod request;
+mod tally;
+mod view;
+
+pub(super) use ask::judged_intent;
+pub(super) use infer::{chat, complete, embed};
+pub(super) use models::{model, models};

@@ -1,0 +1,89 @@
+//! Every route, in one table. The OpenAPI document lists the same ones; a test compares.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::routing::{MethodRouter, get, post};
+
+use super::app::App;
+use super::error::ApiError;
+use super::{mesh, meta, openai};
+
+/// Label of requests to no route.
+const UNMATCHED: &str = "unmatched";
+
+/// A route: its method, its pattern, and who answers.
+struct Route {
+    method: &'static str,
+    pattern: &'static str,
+    handler: fn() -> MethodRouter<Arc<App>>,
+}
+
+const fn at(method: &'static str, pattern: &'static str, handler: fn() -> MethodRouter<Arc<App>>) -> Route {
+    Route { method, pattern, handler }
+}
+
+const ROUTES: &[Route] = &[
+    at("POST", "/v1/chat/completions", || post(openai::chat)),
+    at("POST", "/v1/completions", || post(openai::complete)),
+    at("POST", "/v1/embeddings", || post(openai::embed)),
+    at("GET", "/v1/models", || get(openai::models)),
+    // Names hold slashes, colons and at signs.
+    at("GET", "/v1/models/{*id}", || get(openai::model)),
+    at("GET", "/v1/capabilities", || get(mesh::capabilities)),
+    at("GET", "/v1/health", || get(meta::health)),
+    at("GET", "/v1/mesh/nodes", || get(mesh::nodes)),
+    at("GET", "/v1/mesh/topology", || get(mesh::topology)),
+    at("GET", "/v1/mesh/capabilities", || get(mesh::capabilities)),
+    at("GET", "/v1/mesh/decisions", || get(mesh::decisions)),
+    at("GET", "/v1/mesh/decisions/{id}", || get(mesh::decision)),
+    at("POST", "/v1/mesh/route", || post(mesh::route)),
+    at("POST", "/v1/mesh/join", || post(mesh::join)),
+    at("GET", "/healthz", || get(meta::healthz)),
+    at("GET", "/readyz", || get(meta::readyz)),
+    at("GET", "/metrics", || get(meta::metrics)),
+    at("GET", "/openapi.json", || get(meta::openapi)),
+    at("GET", "/", || get(meta::landing)),
+];
+
+/// All routes as `(method, pattern)`.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().map(|route| (route.method, route.pattern))
+}
+
+pub(super) fn router(app: Arc<App>) -> Router {
+    let router = Router::new();
+    let router = ROUTES.iter().fold(router, |router, route| {
+        tracing::trace!(method = route.method, pattern = route.pattern, "route");
+        router.route(route.pattern, (route.handler)())
+    });
+    router.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+/// The pattern of the route that serves this path: a bounded label for metrics and logs.
+pub(super) fn pattern_of(path: &str) -> &'static str {
+    let matches = |pattern: &str| match pattern.split_once('{') {
+        None => path == pattern,
+        Some((prefix, _)) => path.len() > prefix.len() && path.starts_with(prefix),
+    };
+    ROUTES.iter().find(|route| matches(route.pattern)).map_or(UNMATCHED, |route| route.pattern)
+}
+
+/// Whether a path is answered without a key: probes of supervisors have none, and learn nothing.
+pub(super) fn is_free(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+async fn not_found(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    let message = format!("there is no {method} {path} here; GET /openapi.json lists what there is");
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let path = uri.path();
+    let message = format!("{method} is not what {path} answers; the Allow header says what is");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}

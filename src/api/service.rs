@@ -1,0 +1,107 @@
+//! What the API needs of the node. The node implements it; tests script it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::future::BoxFuture;
+use serde::Serialize;
+
+use crate::capability::{Intent, PeerId};
+use crate::catalog::Snapshot;
+use crate::dispatch::{DispatchError, Reply};
+use crate::mesh::MeshView;
+use crate::router::Decision;
+
+/// The node behind the API.
+pub trait Service: Send + Sync + 'static {
+    /// This node's human name.
+    fn node_name(&self) -> Arc<str>;
+
+    /// Runs an intent. Resolves with the first piece of the answer, or with why there is none; dropping the
+    /// future, or the reply's body, cancels the work. It keeps the intent's deadline.
+    fn dispatch(&self, intent: Intent) -> BoxFuture<'static, Result<Reply, DispatchError>>;
+
+    /// Judges an intent without running it.
+    fn route(&self, intent: &Intent) -> Decision;
+
+    /// The last decisions, newest first, `count` at the most.
+    fn decisions(&self, count: usize) -> Vec<Judged>;
+
+    /// The decision with this id, while it is remembered.
+    fn decision(&self, id: &str) -> Option<Judged>;
+
+    /// What the mesh can do now.
+    fn catalog(&self) -> Arc<Snapshot>;
+
+    /// Who is connected, and how.
+    fn mesh(&self) -> Arc<MeshView>;
+
+    /// Joins the mesh of the node at this address (`host:port` or a multiaddress). It ends within a time of its own.
+    fn join(&self, peer: &str) -> BoxFuture<'static, Result<PeerId, JoinError>>;
+
+    /// How this node's providers fare.
+    fn providers(&self) -> Vec<ProviderStatus>;
+
+    /// Names that mean "the best for this", such as `best-code`, and that somebody in the mesh can answer now.
+    fn aliases(&self) -> Vec<String>;
+
+    /// Where the node is in its life.
+    fn phase(&self) -> Phase;
+}
+
+/// Where a node is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It still looks for its backends and seeds.
+    Starting,
+    /// It answers.
+    #[serde(rename = "ok")]
+    Ready,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+}
+
+/// A decision and what became of it.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The decision.
+    pub decision: Arc<Decision>,
+    /// When it was made.
+    pub at: SystemTime,
+    /// Candidates that were tried so far; 0 when it was only asked for.
+    pub attempts: u32,
+    /// How it went, in a word or a sentence; `None` while it runs or when it was only asked for.
+    pub outcome: Option<String>,
+}
+
+/// How a provider fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProviderStatus {
+    /// Its name on this node.
+    pub id: String,
+    /// Which adapter it is, such as `ollama`.
+    pub kind: String,
+    /// Where its backend is, without secrets; `None` for a built-in one.
+    pub url: Option<String>,
+    /// Whether its last discovery succeeded.
+    pub up: bool,
+    /// Why it did not.
+    pub error: Option<String>,
+    /// How many capabilities it has now.
+    pub capabilities: usize,
+}
+
+/// Why a mesh was not joined.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// What was given is no address.
+    #[error("{0}")]
+    BadAddress(String),
+    /// Nobody answered there, or not in time.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Somebody answered, and one of the two does not admit the other.
+    #[error("{0}")]
+    NotAdmitted(String),
+}

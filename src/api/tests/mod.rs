@@ -1,0 +1,8 @@
+//! The API over real sockets, with a scripted node behind it.
+
+mod errors;
+mod lists;
+mod scripted;
+mod security;
+mod sockets;
+mod streams;

@@ -1,0 +1,231 @@
+//! What can be typed. The flags of `start` are texts: the configuration checks them together with file and environment.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+/// Headings that stand out, on a terminal only.
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// What stands below the help of a verb: its examples, and the exit codes that all verbs share.
+macro_rules! below {
+    ($examples:literal) => {
+        concat!(
+            "Examples:\n",
+            $examples,
+            "\n\nExit codes:
+  0  it worked
+  1  the request failed
+  2  wrong usage: a flag, a value or the configuration
+  3  no atmosphere node answers there
+  4  no such model or node
+  5  nobody can do it now: unavailable or overloaded"
+        )
+    };
+}
+
+/// One local OpenAI-compatible API for everything that your machines can do.
+#[derive(Debug, Parser)]
+#[command(name = "atmosphere", bin_name = "atmosphere", version, styles = STYLES, arg_required_else_help = true,
+    subcommand_required = true, max_term_width = 110, after_help = below!("\
+  atmosphere start                                  on the first machine
+  atmosphere start --seed-peer 192.168.1.20:11450   on the next, where it is not found by itself
+  atmosphere chat \"How do I care for my llama?\"
+  atmosphere route \"write a quicksort in Rust\"      who would answer, and why"))]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a node on this machine.
+    #[command(after_help = below!("\
+  atmosphere start
+  atmosphere start --seed-peer 192.168.1.20:11450
+  atmosphere start --backend http://localhost:8080 --backend ollama=http://nas:11434
+  atmosphere start --port 21451 --gossip-port 21450 --data-dir ~/.atmosphere-2   a second node on one machine
+  ATMOSPHERE_API_KEYS=$(openssl rand -hex 24) atmosphere start --bind 0.0.0.0
+  atmosphere start --example-config > ~/.atmosphere/config.toml"))]
+    Start(Box<StartArgs>),
+    /// Show how the node on this machine is: its mesh, its backends, and what needs attention.
+    #[command(after_help = below!("  atmosphere status\n  atmosphere status --json | jq .status"))]
+    Status(ClientArgs),
+    /// List the nodes of the mesh.
+    #[command(after_help = below!("  atmosphere nodes\n  atmosphere nodes --json | jq -r '.nodes[].name'"))]
+    Nodes(ClientArgs),
+    /// List what the mesh can do, and with which models.
+    #[command(after_help = below!("\
+  atmosphere capabilities
+  atmosphere capabilities --type llm/chat
+  atmosphere capabilities --type llm --domain medicine --json"))]
+    Capabilities(CapabilitiesArgs),
+    /// Explain who would answer a prompt, and why, without running it.
+    #[command(after_help = below!("\
+  atmosphere route \"write a quicksort in Rust\"
+  atmosphere route \"hello\" --model llama3.2@gpu"))]
+    Route(RouteArgs),
+    /// Ask the mesh, and see the answer as it comes.
+    #[command(after_help = below!("\
+  atmosphere chat \"How do I care for my llama?\"
+  atmosphere chat \"Say hi\" --model llama3.2 --system \"You are a pirate.\"
+  git diff | atmosphere chat - --model best-code --system \"Review this change.\"
+  atmosphere chat \"Say hi\" -v          who answered is said on stderr"))]
+    Chat(ChatArgs),
+    /// Let the running node join a mesh by the address of one of its nodes.
+    #[command(after_help = below!("\
+  atmosphere join 192.168.1.20:11450
+  atmosphere join /dns4/gpu.example.net/tcp/11450"))]
+    Join(JoinArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = below!("\
+  atmosphere completions bash > ~/.local/share/bash-completion/completions/atmosphere
+  atmosphere completions zsh > ~/.zfunc/_atmosphere
+  atmosphere completions fish > ~/.config/fish/completions/atmosphere.fish"))]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The flags of `start`. Each is also an environment variable and a key of the file.
+#[derive(Debug, Args, Default)]
+pub struct StartArgs {
+    /// TCP port of the API [env: ATMOSPHERE_PORT] [default: 11451].
+    #[arg(long)]
+    pub port: Option<String>,
+    /// UDP and TCP port of the mesh [env: ATMOSPHERE_GOSSIP_PORT] [default: 11450].
+    #[arg(long, value_name = "PORT")]
+    pub gossip_port: Option<String>,
+    /// A node to join by, as host:port or multiaddr; may be repeated [env: ATMOSPHERE_SEED_PEERS].
+    #[arg(long = "seed-peer", value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    pub seed_peers: Vec<String>,
+    /// A backend to use, as URL or kind=URL; may be repeated [env: ATMOSPHERE_BACKENDS].
+    #[arg(long = "backend", value_name = "[KIND=]URL", value_hint = ValueHint::Url)]
+    pub backends: Vec<String>,
+    /// What people call this node [env: ATMOSPHERE_NAME] [default: the machine's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Address that the API listens on; any but loopback wants API keys [env: ATMOSPHERE_BIND] [default: 127.0.0.1].
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<String>,
+    /// Addresses that the mesh listens on, with commas [env: ATMOSPHERE_GOSSIP_BIND] [default: 0.0.0.0,::].
+    #[arg(long, value_name = "IP")]
+    pub gossip_bind: Option<String>,
+    /// Configuration file [env: ATMOSPHERE_CONFIG] [default: config.toml in the data directory].
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Where identity and snapshots live [env: ATMOSPHERE_HOME] [default: ~/.atmosphere].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub data_dir: Option<String>,
+    /// Do not look for nodes on the local network [env: ATMOSPHERE_NO_MDNS].
+    #[arg(long)]
+    pub no_mdns: bool,
+    /// Do not look for backends at their default ports [env: ATMOSPHERE_NO_PROBE].
+    #[arg(long)]
+    pub no_probe: bool,
+    /// Name of the mesh; nodes of another name are strangers [env: ATMOSPHERE_MESH_NAME] [default: atmosphere].
+    #[arg(long, value_name = "NAME")]
+    pub mesh: Option<String>,
+    /// Let everybody in who reaches the gossip port, not only private addresses [env: ATMOSPHERE_MESH_ADMIT=everybody].
+    #[arg(long)]
+    pub admit_everybody: bool,
+    /// Let everybody use the API who reaches --bind, without a key [env: ATMOSPHERE_API_ALLOW_NO_AUTH].
+    #[arg(long)]
+    pub allow_no_auth: bool,
+    /// What to log, such as debug or info,atmosphere::mesh=debug [env: ATMOSPHERE_LOG].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// human or json [env: ATMOSPHERE_LOG_FORMAT] [default: human].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Print the configuration in force, with the origin of each value and without secrets, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print a configuration file with every setting explained, and stop.
+    #[arg(long, exclusive = true)]
+    pub example_config: bool,
+}
+
+/// What every verb takes that talks to a running node.
+#[derive(Debug, Args, Default)]
+pub struct ClientArgs {
+    /// Print the API's JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the node is [default: the node that runs on this machine, or else http://127.0.0.1:11451].
+    #[arg(long, env = "ATMOSPHERE_URL", value_hint = ValueHint::Url)]
+    pub url: Option<String>,
+    /// The node's API key, when it wants one.
+    #[arg(long, env = "ATMOSPHERE_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// The data directory of the node that is meant, when several run on this machine [env: ATMOSPHERE_HOME].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// The flags of `capabilities`.
+#[derive(Debug, Args)]
+pub struct CapabilitiesArgs {
+    /// Only this kind, such as llm/chat, or this category, such as llm.
+    #[arg(long = "type", value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Only this field of knowledge.
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `route`.
+#[derive(Debug, Args)]
+pub struct RouteArgs {
+    /// The prompt; - reads it from stdin.
+    pub prompt: String,
+    /// A model, model@node, namespace/project, alias, or auto.
+    #[arg(long, short, default_value = "auto")]
+    pub model: String,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The prompt; - reads it from stdin.
+    pub prompt: String,
+    /// A model, model@node, namespace/project, alias, or auto.
+    #[arg(long, short, default_value = "auto")]
+    pub model: String,
+    /// Instructions that come before the prompt.
+    #[arg(long, short)]
+    pub system: Option<String>,
+    /// Wait for the whole answer.
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Say on stderr who answers.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// Address of a node of the mesh: host:port or multiaddr.
+    pub address: String,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}

@@ -1,0 +1,236 @@
+//! What `start` prints once the node is up: who it is, what it found, and what to type next.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::output::{counted, name, short_id};
+
+/// What there is to tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Banner {
+    /// The node's human name.
+    pub name: String,
+    /// The node's peer id.
+    pub node: String,
+    /// The mesh's name.
+    pub mesh: String,
+    /// Where the API is, such as `http://127.0.0.1:11451`.
+    pub api_url: String,
+    /// Whether the API asks for a key.
+    pub wants_key: bool,
+    /// The backends that were found, and those that were named and are not there.
+    pub backends: Vec<FoundBackend>,
+    /// Multiaddresses that the mesh listens on.
+    pub listening: Vec<String>,
+    /// Addresses of interfaces that no other machine is behind: bridges of containers and virtual machines. See
+    /// [`virtual_addresses`].
+    pub virtual_addresses: Vec<IpAddr>,
+}
+
+/// A backend of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundBackend {
+    /// Its name on this node.
+    pub name: String,
+    /// Where it is, without secrets; `None` for the built-in engine.
+    pub url: Option<String>,
+    /// Models that it offers.
+    pub models: usize,
+    /// Why it cannot be used now.
+    pub error: Option<String>,
+}
+
+impl Banner {
+    /// The text, ending with a line end.
+    #[must_use]
+    pub fn text(&self, colour: bool) -> String {
+        let bold = |text: &str| if colour { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() };
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out.push_str(text.trim_end());
+            out.push('\n');
+        };
+        line(format!("{} is up  ({}, mesh {})", bold(&name(&self.name)), short_id(&self.node), name(&self.mesh)));
+        line(String::new());
+        line(format!("  API       {}", bold(&format!("{}/v1", self.api_url))));
+        for (index, address) in self.listening.iter().filter(|address| !is_loopback(address)).enumerate() {
+            line(format!("  {}{address}", if index == 0 { "mesh      " } else { "          " }));
+        }
+        for (index, text) in self.backend_lines().into_iter().enumerate() {
+            line(format!("  {}{text}", if index == 0 { "backends  " } else { "          " }));
+        }
+        line(String::new());
+        match self.seed() {
+            Some(seed) => {
+                line("  On the next machine:".to_owned());
+                line(format!("    {}", bold(&format!("atmosphere start --seed-peer {seed}"))));
+            }
+            None => {
+                line("  No address here that another machine could reach: this node is alone on its machine.".into())
+            }
+        }
+        line("  For any OpenAI client:".to_owned());
+        let key = if self.wants_key { "<one of this node's keys>" } else { "none" };
+        line(format!("    OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={key}", self.api_url));
+        out
+    }
+
+    fn backend_lines(&self) -> Vec<String> {
+        if self.backends.is_empty() {
+            return vec!["none found here; the mesh's are used (--backend URL names one)".to_owned()];
+        }
+        let width = self.backends.iter().map(|backend| backend.name.chars().count()).max().unwrap_or(0);
+        self.backends
+            .iter()
+            .map(|backend| {
+                let mut text = format!("{:width$}  ", name(&backend.name));
+                // A String takes all that is written.
+                let _ = match &backend.error {
+                    Some(error) => write!(text, "not usable: {}", name(error)),
+                    None => write!(text, "{}", counted(backend.models as u64, "model")),
+                };
+                if let Some(url) = backend.url.as_deref().filter(|url| !backend.name.contains(*url)) {
+                    let _ = write!(text, "  {}", name(url));
+                }
+                text
+            })
+            .collect()
+    }
+
+    /// `ip:port` of this node for another machine: the IPv4 address that is most likely on a common network.
+    #[must_use]
+    pub fn seed(&self) -> Option<String> {
+        self.listening
+            .iter()
+            .filter_map(|address| ipv4_and_port(address))
+            .filter_map(|(ip, port)| Some((rank(ip, self.virtual_addresses.contains(&ip.into()))?, ip, port)))
+            .min()
+            .map(|(_, ip, port)| format!("{ip}:{port}"))
+    }
+}
+
+/// The address and port of `/ip4/IP/udp|tcp/PORT…`.
+fn ipv4_and_port(multiaddr: &str) -> Option<(Ipv4Addr, u16)> {
+    let mut parts = multiaddr.split('/');
+    let (Some(""), Some("ip4"), Some(ip), Some("udp" | "tcp"), Some(port)) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    Some((ip.parse().ok()?, port.parse().ok()?))
+}
+
+fn is_loopback(multiaddr: &str) -> bool {
+    multiaddr.starts_with("/ip4/127.") || multiaddr.starts_with("/ip6/::1/")
+}
+
+/// How likely it is that a neighbour reaches this address; lower is likelier. `None`: nobody does.
+fn rank(ip: Ipv4Addr, is_virtual: bool) -> Option<u8> {
+    if ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() {
+        return None;
+    }
+    let [a, b, ..] = ip.octets();
+    let base = match (a, b) {
+        (192, 168) => 0,
+        (10, _) => 1,
+        _ if ip.is_private() => 2,
+        // Shared space: overlay networks such as Tailscale.
+        (100, 64..128) => 3,
+        _ => 4,
+    };
+    // Any real interface is likelier than a bridge of containers.
+    Some(if is_virtual { base + 10 } else { base })
+}
+
+/// Addresses of this machine's interfaces that no other machine is behind, by the names that container engines and
+/// virtual machines give them.
+#[must_use]
+pub fn virtual_addresses() -> Vec<IpAddr> {
+    const PREFIXES: &[&str] = &[
+        "docker",
+        "br-",
+        "veth",
+        "virbr",
+        "vmnet",
+        "vboxnet",
+        "cni",
+        "flannel",
+        "cali",
+        "lxc",
+        "lxd",
+        "podman",
+        "vEthernet",
+    ];
+    if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|interface| PREFIXES.iter().any(|prefix| interface.name.starts_with(prefix)))
+        .map(|interface| interface.ip())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn banner() -> Banner {
+        Banner {
+            name: "laptop".into(),
+            node: "12D3KooWGatU9ukFVr5pXbQ2NJnDz4sbD5cKzJ9M7vQe1ABCDEFG".into(),
+            mesh: "atmosphere".into(),
+            api_url: "http://127.0.0.1:11451".into(),
+            wants_key: false,
+            backends: vec![
+                FoundBackend {
+                    name: "ollama".into(),
+                    url: Some("http://127.0.0.1:11434".into()),
+                    models: 3,
+                    error: None,
+                },
+                FoundBackend { name: "builtin".into(), url: None, models: 1, error: None },
+                FoundBackend {
+                    name: "openai@gpu:8080".into(),
+                    url: Some("http://gpu:8080".into()),
+                    models: 0,
+                    error: Some("connection refused".into()),
+                },
+            ],
+            listening: vec![
+                "/ip4/127.0.0.1/udp/11450/quic-v1".into(),
+                "/ip4/172.17.0.1/udp/11450/quic-v1".into(),
+                "/ip4/192.168.1.20/udp/11450/quic-v1".into(),
+                "/ip6/fd00::1/tcp/11450".into(),
+            ],
+            virtual_addresses: vec![Ipv4Addr::new(172, 17, 0, 1).into()],
+        }
+    }
+
+    #[test]
+    fn it_says_who_what_and_what_next() {
+        insta::assert_snapshot!(banner().text(false));
+        let alone = Banner {
+            backends: Vec::new(),
+            listening: vec!["/ip4/127.0.0.1/tcp/4000".into()],
+            wants_key: true,
+            ..banner()
+        };
+        insta::assert_snapshot!(alone.text(false));
+    }
+
+    #[test]
+    fn the_seed_is_the_likeliest_address_of_the_network() {
+        for (listening, virtual_ip, seed) in [
+            (vec!["/ip4/172.17.0.1/tcp/1", "/ip4/10.0.0.5/tcp/1"], None, Some("10.0.0.5:1")),
+            (vec!["/ip4/192.168.122.1/tcp/1", "/ip4/8.8.8.8/tcp/1"], Some([192, 168, 122, 1]), Some("8.8.8.8:1")),
+            (vec!["/ip4/192.168.122.1/udp/1/quic-v1"], Some([192, 168, 122, 1]), Some("192.168.122.1:1")),
+            (vec!["/ip4/169.254.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/memory/4", ""], None, None),
+        ] {
+            let banner = Banner {
+                listening: listening.into_iter().map(str::to_owned).collect(),
+                virtual_addresses: virtual_ip.map(|ip| Ipv4Addr::from(ip).into()).into_iter().collect(),
+                ..Banner::default()
+            };
+            assert_eq!(banner.seed().as_deref(), seed);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `atmosphere route`: who would answer, and why, so that a person understands it in ten seconds.
+
+use std::io;
+
+use serde_json::{Value, json};
+
+use super::args::RouteArgs;
+use super::client::{Client, parse};
+use super::error::CliError;
+use super::output::{Column, Output, milliseconds, name, short_id};
+use super::shapes::{Candidate, Decision, Routed};
+
+/// Rows that are shown of each table: what one sees without scrolling.
+const SHOWN: usize = 12;
+
+pub(super) async fn run(args: &RouteArgs, prompt: &str, output: &mut Output<'_>) -> Result<(), CliError> {
+    let client = Client::new(&args.client)?;
+    let body = json!({ "model": args.model, "messages": [{ "role": "user", "content": prompt }] });
+    let answer = client.post("/v1/mesh/route", &body).await?;
+    let Routed { decision } = parse(&client, &answer)?;
+    if args.client.json {
+        output.json(&answer)?;
+    } else {
+        explain(&decision, output)?;
+    }
+    if decision.chosen.is_some() {
+        return Ok(());
+    }
+    let (code, message) = decision.no_route.as_ref().map_or(("", ""), |why| (&why.code, &why.message));
+    let why = name(if message.is_empty() { &decision.reason } else { message });
+    let unknown = match code {
+        // An older node gives no code; when nobody was even looked at, there is no such name.
+        "" => decision.rejected.is_empty(),
+        code => code.ends_with("not_found") || code.starts_with("unknown"),
+    };
+    Err(if unknown { CliError::NotFound(why) } else { CliError::Unavailable(why) })
+}
+
+fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
+    match &decision.chosen {
+        Some(chosen) => {
+            let node = chosen.node_name.as_deref().unwrap_or_else(|| short_id(&chosen.node));
+            let model = chosen.model.as_deref().filter(|model| !model.is_empty()).unwrap_or(&chosen.capability);
+            let headline = format!("{} on {}", name(model), name(node));
+            output.line(output.good(&output.bold(&headline)))?;
+        }
+        None => output.line(output.bad("nobody can answer this"))?,
+    }
+    output.line(format!("  {}", name(&decision.reason)))?;
+    if decision.abstained {
+        output.line("  Nothing matched well enough by meaning, so a general model takes it.")?;
+    }
+    if !decision.candidates.is_empty() {
+        output.line("")?;
+        candidates(&decision.candidates, output)?;
+    }
+    if !decision.rejected.is_empty() {
+        output.line("\nrejected")?;
+        const COLUMNS: &[Column] = &[("node", false), ("model", false), ("reason", false)];
+        let row = |candidate: &Candidate| vec![node(candidate), model(candidate), candidate.reason.clone()];
+        output.table(COLUMNS, &decision.rejected.iter().take(SHOWN).map(row).collect::<Vec<_>>())?;
+        rest(decision.rejected.len(), output)?;
+    }
+    let took = decision.elapsed_us.map(|us| format!(" in {us:.0} µs")).unwrap_or_default();
+    output.line(format!("\ntarget {}, decided{took}, decision {}", name(&decision.target), name(&decision.id)))
+}
+
+/// The candidates, best first, with the predicted time and what it is made of. Rates that are guessed and not
+/// measured are marked.
+fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<()> {
+    let anybody = |part: &str| candidates.iter().any(|c| c.part(part).is_some_and(|value| value != 0.0));
+    let (has_match, has_quality) = (anybody("similarity"), anybody("quality"));
+    let mut columns: Vec<Column> = vec![("", true), ("node", false), ("model", false), ("answer in", true)];
+    columns.extend(has_match.then_some(("match", true)));
+    columns.extend(has_quality.then_some(("quality", true)));
+    columns.push(("of that", false));
+    let is_guess = |candidate: &Candidate| candidate.parts.get("measured").and_then(Value::as_bool) == Some(false);
+    let shown = &candidates[..candidates.len().min(SHOWN)];
+    let rows: Vec<Vec<String>> = shown
+        .iter()
+        .enumerate()
+        .map(|(index, candidate)| {
+            let predicted = candidate.predicted_ms.map(milliseconds).unwrap_or_default();
+            let mark = if is_guess(candidate) { "~" } else { "" };
+            let mut row =
+                vec![(index + 1).to_string(), node(candidate), model(candidate), format!("{mark}{predicted}")];
+            let two = |part: &str| candidate.part(part).map(|value| format!("{value:.2}")).unwrap_or_default();
+            row.extend(has_match.then(|| two("similarity")));
+            row.extend(has_quality.then(|| two("quality")));
+            row.push(made_of(candidate));
+            row
+        })
+        .collect();
+    output.table(&columns, &rows)?;
+    rest(candidates.len(), output)?;
+    if shown.iter().any(is_guess) {
+        output.line("~ guessed: no answer of this model on this node has been measured yet")?;
+    }
+    Ok(())
+}
+
+/// The parts of a candidate's time that matter, in the order in which they pass.
+fn made_of(candidate: &Candidate) -> String {
+    const TIMES: &[(&str, &str)] = &[
+        ("rtt_ms", "network"),
+        ("queue_ms", "queue"),
+        ("load_ms", "load"),
+        ("prefill_ms", "read"),
+        ("decode_ms", "write"),
+    ];
+    /// A part below a hundredth of the whole decides nothing.
+    const MATTERS: f64 = 0.01;
+    let whole = candidate.predicted_ms.unwrap_or_default();
+    TIMES
+        .iter()
+        .filter_map(|(part, word)| Some((word, candidate.part(part)?)))
+        .filter(|(_, ms)| *ms > 0.0 && *ms >= whole * MATTERS)
+        .map(|(word, ms)| format!("{word} {}", milliseconds(ms)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Says how many are not shown.
+fn rest(count: usize, output: &mut Output<'_>) -> io::Result<()> {
+    if count > SHOWN { output.line(format!("and {} more; --json has them all", count - SHOWN)) } else { Ok(()) }
+}
+
+fn node(candidate: &Candidate) -> String {
+    candidate.node_name.clone().unwrap_or_else(|| short_id(&candidate.node).to_owned())
+}
+
+fn model(candidate: &Candidate) -> String {
+    candidate.model.clone().filter(|model| !model.is_empty()).unwrap_or_else(|| candidate.capability.clone())
+}

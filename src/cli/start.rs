@@ -1,0 +1,152 @@
+//! `atmosphere start`: flags become a configuration, and the configuration a running node.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write;
+
+use futures::future::BoxFuture;
+
+use super::args::StartArgs;
+use super::banner::Banner;
+use super::error::CliError;
+use super::output::Output;
+use crate::config::{self, Config, FlagValue, Sources};
+use crate::telemetry;
+
+/// Tells the owner that the node is up; called once.
+pub type Announce = Box<dyn FnOnce(&Banner) + Send>;
+
+/// Runs a node until it is told to stop; an error says what the owner can do.
+pub type Starter = fn(Config, Announce) -> BoxFuture<'static, Result<(), Box<dyn Error + Send + Sync>>>;
+
+pub(super) fn run(args: StartArgs, starter: Starter, output: &mut Output<'_>) -> Result<(), CliError> {
+    if args.example_config {
+        output.out.write_all(Config::example_toml().as_bytes())?;
+        return Ok(());
+    }
+    let print_config = args.print_config;
+    let loaded = config::load(&sources(args))?;
+    for warning in &loaded.warnings {
+        writeln!(output.err, "warning: {warning}")?;
+    }
+    if print_config {
+        output.out.write_all(loaded.to_toml().as_bytes())?;
+        return Ok(());
+    }
+    telemetry::init_logging(&loaded.config.log.filter, loaded.config.log.format)
+        .map_err(|error| CliError::Failed(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start worker threads: {error}; is a limit set too low?")))?;
+    let colour = output.look.colour;
+    let announce: Announce = Box::new(move |banner| {
+        // A node is not worth less when nobody reads what it prints.
+        let _ = write!(anstream::stdout(), "{}", banner.text(colour)).and_then(|()| anstream::stdout().flush());
+    });
+    runtime.block_on(starter(loaded.config, announce)).map_err(|error| CliError::Failed(with_causes(&*error)))
+}
+
+/// An error and its causes, without saying anything twice.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The flags by the settings that they set.
+fn sources(args: StartArgs) -> Sources {
+    let mut flags: BTreeMap<&'static str, FlagValue> = BTreeMap::new();
+    let texts = [
+        ("port", args.port),
+        ("gossip_port", args.gossip_port),
+        ("name", args.name),
+        ("bind", args.bind),
+        ("gossip_bind", args.gossip_bind),
+        ("data_dir", args.data_dir),
+        ("mesh.name", args.mesh),
+        ("log.filter", args.log),
+        ("log.format", args.log_format),
+    ];
+    flags.extend(texts.into_iter().filter_map(|(path, text)| Some((path, FlagValue::Text(text?)))));
+    let lists = [("seed_peers", args.seed_peers), ("backends", args.backends)];
+    let given = lists.into_iter().filter(|(_, items)| !items.is_empty());
+    flags.extend(given.map(|(path, items)| (path, FlagValue::List(items))));
+    let switches = [
+        ("no_mdns", args.no_mdns),
+        ("no_probe", args.no_probe),
+        ("mesh.admit", args.admit_everybody),
+        ("api.allow_no_auth", args.allow_no_auth),
+    ];
+    flags.extend(switches.into_iter().filter(|(_, on)| *on).map(|(path, _)| (path, FlagValue::Yes)));
+    Sources::of_process(args.config, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    #[test]
+    fn each_flag_sets_its_setting() {
+        let cli = Cli::try_parse_from([
+            "atmosphere",
+            "start",
+            "--port",
+            "1",
+            "--gossip-port",
+            "2",
+            "--seed-peer",
+            "a:1",
+            "--seed-peer",
+            "b:2",
+            "--backend",
+            "http://c",
+            "--name",
+            "n",
+            "--bind",
+            "::1",
+            "--data-dir",
+            "/d",
+            "--no-mdns",
+            "--no-probe",
+            "--mesh",
+            "m",
+            "--admit-everybody",
+            "--allow-no-auth",
+            "--log",
+            "debug",
+            "--log-format",
+            "json",
+        ])
+        .expect("parses");
+        let Command::Start(args) = cli.command else { panic!("start") };
+        let mut sources = sources(*args);
+        sources.env.clear();
+        let config = config::load(&sources).expect("valid").config;
+        assert_eq!((config.port, config.gossip_port, config.name.as_str()), (1, 2, "n"));
+        assert_eq!(config.seed_peers, ["a:1", "b:2"]);
+        assert_eq!(config.backends[0].url.as_str(), "http://c/");
+        assert_eq!((config.bind.to_string(), config.data_dir.to_str()), ("::1".into(), Some("/d")));
+        assert!(config.no_mdns && config.no_probe && config.api.allow_no_auth);
+        assert_eq!((config.mesh.name.as_str(), config.mesh.admit), ("m", config::Admit::Everybody));
+        assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", config::LogFormat::Json));
+    }
+
+    #[test]
+    fn a_cause_is_not_said_twice() {
+        let inner = std::io::Error::other("port in use");
+        let told = config::DataDirError::Create { path: "/d".into(), cause: inner };
+        assert_eq!(with_causes(&told).matches("port in use").count(), 1);
+    }
+}

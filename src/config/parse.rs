@@ -1,0 +1,393 @@
+//! One value becomes one setting. Pure: a figment value in, the typed value or the words about what is wrong out.
+//!
+//! What comes from the environment or a flag is text, and what comes from the file has types; each function takes
+//! both, so that `port = "11451"` and `ATMOSPHERE_PORT=11451` and `port = 11451` mean the same.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::value::Value;
+
+/// The text of a value that is one word or number; `None` for lists, tables and booleans.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_, text) => Some(text.trim().to_owned()),
+        Value::Char(_, c) => Some(c.to_string()),
+        Value::Num(_, number) => number
+            .to_i128()
+            .map(|n| n.to_string())
+            .or_else(|| number.to_u128().map(|n| n.to_string()))
+            .or_else(|| number.to_f64().map(|n| n.to_string())),
+        _ => None,
+    }
+}
+
+/// A value as it is shown in a message.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{:?}", super::secret::without_userinfo(text)),
+        Value::Bool(_, value) => value.to_string(),
+        Value::Array(_, items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        Value::Dict(_, dict) => format!("{{{}}}", dict.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        Value::Empty(..) => "nothing".to_owned(),
+        other => scalar(other).unwrap_or_default(),
+    }
+}
+
+/// Text that is not empty and has no control characters.
+pub(super) fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(_, text) if !text.trim().is_empty() && !text.chars().any(char::is_control) => {
+            Ok(text.trim().to_owned())
+        }
+        Value::String(..) => Err("empty, or with control characters; give a text".into()),
+        _ => Err("not a text; put it in quotes".into()),
+    }
+}
+
+/// A human name of a node or mesh.
+pub(super) fn name(value: &Value) -> Result<String, String> {
+    /// Fits a terminal column, a host name and an advert.
+    const MAX: usize = 63;
+    let name = text(value)?;
+    if name.chars().count() > MAX {
+        return Err(format!("longer than {MAX} characters; give a shorter one"));
+    }
+    if name.contains(['@', '/']) || name.contains(char::is_whitespace) {
+        return Err("has a blank, `@` or `/` in it, which `model@node` could not tell apart; use letters, digits, \
+                    `-`, `_` and `.`"
+            .into());
+    }
+    Ok(name)
+}
+
+/// A TCP and UDP port; 0 lets the system choose.
+pub(super) fn port(value: &Value) -> Result<u16, String> {
+    scalar(value)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| "not a port; give a number from 1 to 65535, or 0 to let the system choose".into())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(_, value) => return Ok(*value),
+        Value::String(_, text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => return Ok(true),
+            "false" | "0" | "no" | "off" => return Ok(false),
+            _ => {}
+        },
+        _ => {}
+    }
+    Err("neither yes nor no; give true or false".into())
+}
+
+/// A count within bounds.
+pub(super) fn count(min: usize, max: usize) -> impl Fn(&Value) -> Result<usize, String> {
+    move |value| {
+        scalar(value)
+            .and_then(|text| text.parse().ok())
+            .filter(|count| (min..=max).contains(count))
+            .ok_or_else(|| format!("not a number from {min} to {max}"))
+    }
+}
+
+/// A length of time such as `90s` or `2m 30s`, within bounds.
+pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&Value) -> Result<Duration, String> {
+    move |value| {
+        let bounds = || format!("between {} and {}", humantime::format_duration(min), humantime::format_duration(max));
+        let text = scalar(value).ok_or_else(|| "not a length of time; give one such as \"90s\"".to_owned())?;
+        if text.parse::<f64>().is_ok_and(|number| number >= 0.0) {
+            return Err(format!("without a unit; write \"{text}s\" for seconds, or use ms, m or h"));
+        }
+        let duration = humantime::parse_duration(&text)
+            .map_err(|_| format!("not a length of time; give one such as \"90s\" or \"5m\", {}", bounds()))?;
+        if duration < min || duration > max {
+            return Err(format!("out of range; give a length of time {}", bounds()));
+        }
+        Ok(duration)
+    }
+}
+
+/// A size such as `32MiB`, within bounds. `k`, `M` and `G` count in 1000, `Ki`, `Mi` and `Gi` in 1024.
+pub(super) fn size(min: u64, max: u64) -> impl Fn(&Value) -> Result<u64, String> {
+    move |value| {
+        let size = scalar(value)
+            .and_then(|text| parse_size(&text))
+            .ok_or_else(|| "not a size; give one such as \"32MiB\" or \"500kB\"".to_owned())?;
+        if (min..=max).contains(&size) {
+            Ok(size)
+        } else {
+            Err(format!("out of range; give a size from {} to {}", format_size(min), format_size(max)))
+        }
+    }
+}
+
+/// Units from large to small, so that the first that divides a size is the one to write it in.
+const SIZE_UNITS: &[(&str, u64)] =
+    &[("GiB", 1 << 30), ("GB", 1_000_000_000), ("MiB", 1 << 20), ("MB", 1_000_000), ("KiB", 1 << 10), ("kB", 1_000)];
+
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let unit = unit.trim();
+    if unit.is_empty() || unit.eq_ignore_ascii_case("b") {
+        return Some(number);
+    }
+    let named = |name: &str| unit.eq_ignore_ascii_case(name) || unit.eq_ignore_ascii_case(&name[..name.len() - 1]);
+    let factor = SIZE_UNITS.iter().find(|(name, _)| named(name))?.1;
+    number.checked_mul(factor)
+}
+
+/// A size in the largest unit that gives a whole number.
+pub(super) fn format_size(size: u64) -> String {
+    SIZE_UNITS
+        .iter()
+        .find(|(_, factor)| size > 0 && size.is_multiple_of(*factor))
+        .map_or_else(|| format!("{size}B"), |(name, factor)| format!("{}{name}", size / factor))
+}
+
+fn ip_text(text: &str) -> Result<IpAddr, String> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
+        "not an IP address; give one such as 127.0.0.1 (this machine only), 0.0.0.0 or :: (every address)".to_owned()
+    })
+}
+
+/// An IP address.
+pub(super) fn ip(value: &Value) -> Result<IpAddr, String> {
+    ip_text(&text(value)?)
+}
+
+/// One or more IP addresses.
+pub(super) fn ips(value: &Value) -> Result<Vec<IpAddr>, String> {
+    let ips = list(value)?.iter().map(|text| ip_text(text)).collect::<Result<Vec<_>, _>>()?;
+    if ips.is_empty() { Err("empty; give at least one IP address, or leave it out".into()) } else { Ok(ips) }
+}
+
+/// A list of texts; a text stands for a list with commas in it.
+pub(super) fn list(value: &Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::String(_, text) => {
+            Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+        }
+        Value::Array(_, items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| text(item).map_err(|message| format!("item {} is {message}", index + 1)))
+            .collect(),
+        _ => Err("not a list of texts; write [\"one\", \"two\"]".into()),
+    }
+}
+
+/// A path; `~/` is the owner's home.
+pub(super) fn path(home: Option<&Path>) -> impl Fn(&Value) -> Result<PathBuf, String> {
+    move |value| {
+        let text = text(value)?;
+        match (text.strip_prefix("~/").or((text == "~").then_some("")), home) {
+            (Some(rest), Some(home)) => Ok(home.join(rest)),
+            (Some(_), None) => Err("starts with `~`, and this user has no home directory; give a full path".into()),
+            (None, _) => Ok(PathBuf::from(text)),
+        }
+    }
+}
+
+/// Seeds. Only what is surely wrong is refused here: the mesh has the exact parser.
+pub(super) fn seeds(value: &Value) -> Result<Vec<String>, String> {
+    let seeds = list(value)?;
+    for seed in &seeds {
+        seed_syntax(seed).map_err(|message| format!("{seed:?} {message}"))?;
+    }
+    Ok(seeds)
+}
+
+/// Whether `seed` may be `host:port` or a multiaddr.
+///
+/// # Errors
+///
+/// With what is wrong and what to write, to stand after the seed.
+pub fn seed_syntax(seed: &str) -> Result<(), String> {
+    if seed.contains(char::is_whitespace) {
+        return Err("has a blank in it; give one seed at a time".into());
+    }
+    if let Some((scheme, rest)) = seed.split_once("://") {
+        return Err(format!("is a URL, and a seed is an address: leave out \"{scheme}://\" and give {:?}", {
+            let authority = rest.split('/').next().unwrap_or(rest);
+            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            format!("{host}:11450")
+        }));
+    }
+    if seed.starts_with('/') {
+        return if seed.split('/').count() >= 3 {
+            Ok(())
+        } else {
+            Err("is not a multiaddr; give one such as /ip4/10.0.0.7/tcp/11450".into())
+        };
+    }
+    if seed.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Err(format!("has no port; give [{seed}]:11450"));
+    }
+    match seed.rsplit_once(':') {
+        None => Err(format!("has no port; give {seed}:11450, which is the gossip port of the other node")),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+                Err(format!("is an IPv6 address without brackets; give [{host}]:{port}"))
+            } else {
+                Ok(())
+            }
+        }
+        Some(_) => Err("is not host:port; give one such as 10.0.0.7:11450".into()),
+    }
+}
+
+/// `mesh.admit`; the flag `--admit-everybody` says yes to it.
+pub(super) fn admit(value: &Value) -> Result<super::Admit, String> {
+    match value {
+        Value::Bool(_, true) => Ok(super::Admit::Everybody),
+        Value::String(_, text) if text == "everybody" => Ok(super::Admit::Everybody),
+        Value::String(_, text) if text == "private" => Ok(super::Admit::Private),
+        _ => Err("give \"private\" (loopback, link-local and private addresses) or \"everybody\"".into()),
+    }
+}
+
+/// `embedder.kind`.
+pub(super) fn embedder_kind(value: &Value) -> Result<super::EmbedderKind, String> {
+    match value.as_str() {
+        Some("builtin") => Ok(super::EmbedderKind::Builtin),
+        Some("onnx") => Ok(super::EmbedderKind::Onnx),
+        Some("none") => Ok(super::EmbedderKind::None),
+        _ => Err("give \"builtin\", \"onnx\" (with embedder.dir) or \"none\"".into()),
+    }
+}
+
+/// `log.format`.
+pub(super) fn log_format(value: &Value) -> Result<super::LogFormat, String> {
+    match value.as_str() {
+        Some("human") => Ok(super::LogFormat::Human),
+        Some("json") => Ok(super::LogFormat::Json),
+        _ => Err("give \"human\" or \"json\"".into()),
+    }
+}
+
+/// `log.filter`.
+pub(super) fn log_filter(value: &Value) -> Result<String, String> {
+    let filter = text(value)?;
+    crate::telemetry::check_filter(&filter).map_err(|error| {
+        format!("not a log filter ({error}); give one such as \"info\" or \"info,atmosphere::mesh=debug\"")
+    })?;
+    Ok(filter)
+}
+
+/// `router.aliases`: a table of names, each with a target or several.
+pub(super) fn aliases(value: &Value) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let mut aliases = BTreeMap::new();
+    match value {
+        Value::Dict(_, table) => {
+            for (name, targets) in table {
+                let targets = list(targets).map_err(|message| format!("{name:?} is {message}"))?;
+                aliases.insert(name.trim().to_owned(), targets);
+            }
+        }
+        Value::String(_, text) => {
+            for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+                let (name, targets) = part
+                    .split_once('=')
+                    .ok_or_else(|| format!("{part:?} has no `=`; write \"alias=model,model;other=model\""))?;
+                aliases.insert(name.trim().to_owned(), list(&Value::from(targets))?);
+            }
+        }
+        _ => return Err("not a table; write aliases = { best-code = [\"qwen2.5-coder:7b\"] }".into()),
+    }
+    for (name, targets) in &aliases {
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err(format!("the alias {name:?} is empty or has a blank in it; give it a plain name"));
+        }
+        if targets.is_empty() {
+            return Err(format!("the alias {name:?} stands for nothing; give it at least one model"));
+        }
+        if targets.iter().any(|target| target == name) {
+            return Err(format!("the alias {name:?} stands for itself; give it a model"));
+        }
+    }
+    Ok(aliases)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1000_and_1024() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("512", Some(512)),
+            ("512B", Some(512)),
+            ("32MiB", Some(32 << 20)),
+            ("32 mib", Some(32 << 20)),
+            ("32Mi", Some(32 << 20)),
+            ("2GB", Some(2_000_000_000)),
+            ("1k", Some(1000)),
+            ("-1", None),
+            ("1.5MiB", None),
+            ("MiB", None),
+            ("1 parsec", None),
+            ("99999999999GiB", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_an_address_with_a_port() {
+        for good in
+            ["10.0.0.7:11450", "gpu.local:1", "[fe80::1]:11450", "/ip4/10.0.0.7/udp/11450/quic-v1", "/dns/gpu/tcp/1"]
+        {
+            assert_eq!(seed_syntax(good), Ok(()), "{good}");
+        }
+        for (bad, fix) in [
+            ("gpu", "gpu:11450"),
+            ("http://gpu:11451/v1", "\"gpu:11450\""),
+            ("fe80::1", "[fe80::1]:11450"),
+            ("gpu:0", "10.0.0.7:11450"),
+            (":11450", "10.0.0.7:11450"),
+            ("gpu:99999", "10.0.0.7:11450"),
+            ("a b:1", "one seed at a time"),
+            ("/ip4", "multiaddr"),
+        ] {
+            let error = seed_syntax(bad).expect_err(bad);
+            assert!(error.contains(fix), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_alias_stands_for_something_else() {
+        let parsed = aliases(&Value::from("best-code=a,b; mine = c")).expect("aliases");
+        assert_eq!(parsed["best-code"], ["a", "b"]);
+        assert_eq!(parsed["mine"], ["c"]);
+        for bad in ["a", "a=a", "a=", "=b"] {
+            assert!(aliases(&Value::from(bad)).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_size_reads_as_it_was_written(size in 0u64..u64::MAX) {
+            prop_assert_eq!(parse_size(&format_size(size)), Some(size));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,40}") {
+            let value = Value::from(text.as_str());
+            let _ = (parse_size(&text), seed_syntax(&text), aliases(&value), ips(&value), name(&value), shown(&value));
+            let _ = duration(Duration::ZERO, Duration::MAX)(&value);
+        }
+    }
+}

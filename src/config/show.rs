@@ -1,0 +1,120 @@
+//! The effective configuration as a file, secrets replaced, with the origin of each value.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use toml::Value;
+
+use super::fields::FIELDS;
+use super::parse::format_size;
+use super::secret::REDACTED;
+use super::{Admit, Backend, Config, EmbedderKind, Loaded, LogFormat};
+
+impl Loaded {
+    /// The configuration in force, as TOML: what `atmosphere start --print-config` prints.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        if let Some(file) = &self.file {
+            // A String takes all that is written.
+            let _ = writeln!(out, "# with the file {}", file.display());
+        }
+        let mut table = "";
+        for field in FIELDS {
+            let (in_table, key) = field.path.split_once('.').unwrap_or(("", field.path));
+            if in_table != table {
+                table = in_table;
+                let _ = writeln!(out, "\n[{table}]");
+            }
+            let origin = self.origins.get(field.path).map_or_else(|| "default".to_owned(), ToString::to_string);
+            let _ = match value(&self.config, field.path) {
+                Some(value) => writeln!(out, "{key} = {value} # {origin}"),
+                None => writeln!(out, "# {key} is not set"),
+            };
+        }
+        out
+    }
+}
+
+fn texts<T: ToString>(items: &[T]) -> Value {
+    Value::Array(items.iter().map(|item| Value::String(item.to_string())).collect())
+}
+
+fn number(number: impl TryInto<i64>) -> Value {
+    Value::Integer(number.try_into().unwrap_or(i64::MAX))
+}
+
+/// The value of a setting; `None` when it has none.
+fn value(config: &Config, path: &str) -> Option<Value> {
+    let text = |text: &dyn ToString| Value::String(text.to_string());
+    let time = |time| Value::String(humantime::format_duration(time).to_string());
+    Some(match path {
+        "name" => text(&config.name),
+        "port" => number(config.port),
+        "bind" => text(&config.bind),
+        "gossip_port" => number(config.gossip_port),
+        "gossip_bind" => texts(&config.gossip_bind),
+        "seed_peers" => texts(&config.seed_peers),
+        "backends" => Value::Array(config.backends.iter().map(backend).collect()),
+        "no_mdns" => Value::Boolean(config.no_mdns),
+        "no_probe" => Value::Boolean(config.no_probe),
+        "data_dir" => text(&config.data_dir.display()),
+        "mesh.name" => text(&config.mesh.name),
+        "mesh.admit" => text(&match config.mesh.admit {
+            Admit::Private => "private",
+            Admit::Everybody => "everybody",
+        }),
+        "mesh.advert_ttl" => time(config.mesh.advert_ttl),
+        "mesh.external_addresses" => texts(&config.mesh.external_addresses),
+        "mesh.relay" => Value::Boolean(config.mesh.relay),
+        "mesh.upnp" => Value::Boolean(config.mesh.upnp),
+        // Those of the file are among them, and shown as often as there are keys.
+        "api.keys" => texts(&vec![REDACTED; config.api.keys.len()]),
+        "api.allow_no_auth" => Value::Boolean(config.api.allow_no_auth),
+        "api.max_body" => Value::String(format_size(config.api.max_body_bytes)),
+        "api.max_concurrency" => number(config.api.max_concurrency),
+        "api.request_timeout" => time(config.api.request_timeout),
+        "api.allowed_origins" => texts(&config.api.allowed_origins),
+        "api.allowed_hosts" => texts(&config.api.allowed_hosts),
+        "api.drain_limit" => time(config.api.drain_limit),
+        "router.aliases" => aliases(&config.router.aliases),
+        "provider.queue" => number(config.provider.queue),
+        "provider.concurrency" => number(config.provider.concurrency?),
+        "provider.discovery_interval" => time(config.provider.discovery_interval),
+        "embedder.kind" => text(&match config.embedder.kind {
+            EmbedderKind::Builtin => "builtin",
+            EmbedderKind::Onnx => "onnx",
+            EmbedderKind::None => "none",
+        }),
+        "embedder.dir" => text(&config.embedder.dir.as_ref()?.display()),
+        "log.filter" => text(&config.log.filter),
+        "log.format" => text(&match config.log.format {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        }),
+        _ => return None,
+    })
+}
+
+fn aliases(aliases: &BTreeMap<String, Vec<String>>) -> Value {
+    Value::Table(aliases.iter().map(|(name, targets)| (name.clone(), texts(targets))).collect())
+}
+
+fn backend(backend: &Backend) -> Value {
+    let mut table = toml::Table::new();
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            table.insert(key.to_owned(), value);
+        }
+    };
+    put("url", Some(Value::String(backend.url.to_string())));
+    put("kind", backend.kind.clone().map(Value::String));
+    put("name", backend.name.clone().map(Value::String));
+    put("key", backend.key.as_ref().map(|_| Value::String(REDACTED.to_owned())));
+    put("models", (!backend.models.is_empty()).then(|| texts(&backend.models)));
+    put("namespaces", (!backend.namespaces.is_empty()).then(|| texts(&backend.namespaces)));
+    put("shared", backend.shared.map(Value::Boolean));
+    put("domain", backend.domain.clone().map(Value::String));
+    put("concurrency", backend.concurrency.map(number));
+    Value::Table(table)
+}

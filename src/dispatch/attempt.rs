@@ -1,0 +1,278 @@
+//! One attempt: from opening a call to its first piece of content, or to the reason why there was none.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::failures;
+use crate::capability::{Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Usage};
+
+/// How long what may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Of the whole request.
+    pub(super) deadline: Instant,
+    /// Until the callee has said whether it takes the call.
+    pub(super) open: Duration,
+    /// Between two frames.
+    pub(super) silence: Duration,
+    /// Without content, queueing and loading aside, while somebody else could be asked. `None`: no limit but the deadline.
+    pub(super) patience: Option<Duration>,
+    /// Whether a stream was asked for.
+    pub(super) stream: bool,
+}
+
+/// Content has begun, or the answer was empty.
+pub(super) struct Begun {
+    /// What came so far.
+    pub(super) data: Vec<Bytes>,
+    pub(super) content_type: Option<String>,
+    pub(super) course: Course,
+    /// The rest; `None` when the answer is complete already.
+    pub(super) rest: Option<FrameStream>,
+}
+
+/// No content came.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) blame: Blame,
+    pub(super) load: Option<Load>,
+}
+
+/// Whom a failure says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Nobody: the caller's own mistake.
+    Caller,
+    /// Nobody: the caller's time ran out.
+    Deadline,
+    /// Nobody: it is busy, and back after this time.
+    Busy(Duration),
+    /// The capability or its backend.
+    Capability,
+    /// The node or the way to it.
+    Node,
+}
+
+/// Rest of an overloaded capability that does not say how long.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// When what happened in a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Course {
+    /// Since when it is neither queued nor loading.
+    working_since: Instant,
+    loading_since: Option<Instant>,
+    pub(super) loading: Option<Duration>,
+    pub(super) first_chunk: Option<Instant>,
+    pub(super) load: Option<Load>,
+    pub(super) usage: Option<Usage>,
+    phase: Phase,
+    queue_position: u32,
+    /// Events that came: what is known of the number of tokens when the backend does not tell.
+    pub(super) events: u64,
+}
+
+impl Course {
+    fn new(now: Instant) -> Self {
+        Self {
+            working_since: now,
+            loading_since: None,
+            loading: None,
+            first_chunk: None,
+            load: None,
+            usage: None,
+            phase: Phase::Prefill,
+            queue_position: 0,
+            events: 0,
+        }
+    }
+
+    fn progress(&mut self, progress: Progress, now: Instant) {
+        self.phase = progress.phase;
+        self.queue_position = progress.queue_position;
+        match progress.phase {
+            Phase::Queued => self.working_since = now,
+            Phase::Loading => {
+                self.working_since = now;
+                let since = *self.loading_since.get_or_insert(now);
+                self.loading = Some(now.saturating_duration_since(since));
+            }
+            Phase::Prefill | Phase::Decode => {}
+        }
+    }
+
+    /// A piece of content came.
+    pub(super) fn chunk(&mut self, data: &[u8], now: Instant) {
+        self.first_chunk.get_or_insert(now);
+        self.events += memchr::memmem::find_iter(data, b"data: {").count() as u64;
+    }
+
+    /// The answer is complete.
+    pub(super) fn end(&mut self, usage: Option<Usage>, load: Option<Load>) {
+        self.usage = usage;
+        self.load = load.or(self.load);
+    }
+
+    /// From the start of the work to the first chunk.
+    pub(super) fn to_first_chunk(&self) -> Option<Duration> {
+        self.first_chunk.map(|first| first.saturating_duration_since(self.working_since))
+    }
+
+    /// What it was at, for people.
+    fn doing(&self) -> String {
+        match self.phase {
+            Phase::Queued => format!("it waited in place {} of the queue", self.queue_position),
+            Phase::Loading => "the model was being loaded".to_owned(),
+            Phase::Prefill | Phase::Decode => "no answer had begun".to_owned(),
+        }
+    }
+}
+
+/// Opens a call and waits for its first content.
+pub(super) async fn begin(
+    open: impl Future<Output = Result<FrameStream, Failure>>,
+    limits: Limits,
+) -> Result<Begun, Box<Failed>> {
+    let start = Instant::now();
+    let mut course = Course::new(start);
+    let opened = (start + limits.open).min(limits.deadline);
+    let no_answer = |course: &Course| {
+        if Instant::now() >= limits.deadline {
+            return timed_out(course, start, &limits);
+        }
+        let message = format!("it did not answer within {:.1} s", limits.open.as_secs_f64());
+        failed(Failure::new(ErrorClass::Unavailable, message), Blame::Node, None)
+    };
+    let mut source = match timeout_at(opened, open).await {
+        Ok(Ok(source)) => source,
+        Ok(Err(failure)) => {
+            let blame = match blame(&failure) {
+                Blame::Capability => Blame::Node,
+                other => other,
+            };
+            return Err(failed(failure, blame, None));
+        }
+        Err(_) => return Err(no_answer(&course)),
+    };
+    match timeout_at(opened, source.next()).await {
+        Ok(Some(Frame::Accepted(load))) => course.load = Some(load),
+        Ok(Some(Frame::Rejected(rejection))) => {
+            let load = rejection.load;
+            let failure = failures::of_rejection(rejection);
+            return Err(failed_with(failure, load));
+        }
+        Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, None)),
+        Ok(Some(_)) => {
+            let failure = Failure::new(ErrorClass::Internal, "it broke the call protocol: neither accepted nor rejected");
+            return Err(failed(failure, Blame::Node, None));
+        }
+        Ok(None) => {
+            let failure = Failure::new(ErrorClass::Interrupted, "the connection closed before it took the call");
+            return Err(failed(failure, Blame::Node, None));
+        }
+        Err(_) => return Err(no_answer(&course)),
+    }
+    course.working_since = Instant::now();
+    first_content(source, course, start, limits).await
+}
+
+async fn first_content(
+    mut source: FrameStream,
+    mut course: Course,
+    start: Instant,
+    limits: Limits,
+) -> Result<Begun, Box<Failed>> {
+    let mut data = Vec::new();
+    let mut content_type = None;
+    loop {
+        let patience = limits.patience.map_or(limits.deadline, |patience| course.working_since + patience);
+        let silent = Instant::now() + limits.silence;
+        let next = timeout_at(silent.min(patience).min(limits.deadline), source.next()).await;
+        let now = Instant::now();
+        match next {
+            Ok(Some(Frame::Progress(progress))) => course.progress(progress, now),
+            Ok(Some(Frame::Chunk(Chunk { data: piece, content_type: media }))) => {
+                content_type = content_type.or(media);
+                if limits.stream && failures::is_comment(&piece) {
+                    data.push(piece);
+                } else if limits.stream && failures::is_error_event(&piece) {
+                    let mut failure = Failure::new(ErrorClass::Backend, "its stream began with an error");
+                    failure.body = error_body(&piece);
+                    return Err(failed_with(failure, course.load));
+                } else {
+                    course.chunk(&piece, now);
+                    data.push(piece);
+                    return Ok(Begun { data, content_type, course, rest: Some(source) });
+                }
+            }
+            Ok(Some(Frame::End { usage, load })) => {
+                course.end(usage, load);
+                return Ok(Begun { data, content_type, course, rest: None });
+            }
+            Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, course.load)),
+            Ok(Some(Frame::Rejected(rejection))) => {
+                return Err(failed_with(failures::of_rejection(rejection), course.load));
+            }
+            Ok(Some(Frame::Accepted(load))) => course.load = Some(load),
+            Ok(None) => {
+                let failure = Failure::new(ErrorClass::Interrupted, "it stopped before it answered");
+                return Err(failed(failure, Blame::Node, course.load));
+            }
+            Err(_) if now >= limits.deadline => return Err(timed_out(&course, start, &limits)),
+            Err(_) if now >= patience => {
+                let waited = now.saturating_duration_since(course.working_since).as_secs_f64();
+                let failure = Failure::new(ErrorClass::Timeout, format!("no answer had begun after {waited:.1} s"));
+                return Err(failed(failure, Blame::Capability, course.load));
+            }
+            Err(_) => {
+                let message = format!("it fell silent for {:.1} s", limits.silence.as_secs_f64());
+                return Err(failed(Failure::new(ErrorClass::Unavailable, message), Blame::Node, course.load));
+            }
+        }
+    }
+}
+
+/// The error object of an error event, as a body to pass on.
+fn error_body(event: &Bytes) -> Option<(Bytes, String)> {
+    let start = memchr::memchr(b'{', event)?;
+    let end = memchr::memchr(b'\n', &event[start..]).map_or(event.len(), |length| start + length);
+    Some((event.slice(start..end), "application/json".to_owned()))
+}
+
+fn timed_out(course: &Course, start: Instant, limits: &Limits) -> Box<Failed> {
+    let waited = start.elapsed();
+    let doing = course.doing();
+    let failure = Failure::new(ErrorClass::Timeout, format!("the time ran out after {:.1} s while {doing}", waited.as_secs_f64()));
+    // Whoever was given all the patience there is and did not begin has failed; a hasty caller proves nothing.
+    let blame = match limits.patience {
+        Some(patience) if waited >= patience && course.phase != Phase::Queued => Blame::Capability,
+        _ => Blame::Deadline,
+    };
+    failed(failure, blame, course.load)
+}
+
+fn failed(failure: Failure, blame: Blame, load: Option<Load>) -> Box<Failed> {
+    Box::new(Failed { failure, blame, load })
+}
+
+fn failed_with(failure: Failure, load: Option<Load>) -> Box<Failed> {
+    let blame = blame(&failure);
+    failed(failure, blame, load)
+}
+
+/// Whom a failure that the callee reported says something about.
+pub(super) fn blame(failure: &Failure) -> Blame {
+    match failure.class {
+        ErrorClass::Request => Blame::Caller,
+        ErrorClass::Overloaded => Blame::Busy(failure.retry_after.unwrap_or(BUSY)),
+        ErrorClass::Internal
+        | ErrorClass::Unavailable
+        | ErrorClass::Backend
+        | ErrorClass::Timeout
+        | ErrorClass::Interrupted => Blame::Capability,
+    }
+}

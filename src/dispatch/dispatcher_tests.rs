@@ -1,0 +1,391 @@
+//! What a caller gets, whatever the nodes do.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::capability::{Phase, Rejection, Target, Usage};
+use crate::dispatch::testing::{Backend, Nodes, One, accepted, at, chunk, end, frames, hanging};
+use crate::dispatch::{LocalSettings, ReplyBody};
+use crate::router::testing::{catalog, chat_model, intent};
+use crate::router::{Outcome, Signals};
+
+/// A mesh of this node, which has nothing, and others in the order in which they are tried.
+struct World {
+    dispatcher: Dispatcher,
+    nodes: Arc<Nodes>,
+    others: Vec<PeerId>,
+    events: EventBus,
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        let mut others: Vec<_> = std::iter::repeat_with(PeerId::random).take(count).collect();
+        // Equals are tried in the order of their ids.
+        others.sort_unstable();
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mesh = others.iter().zip(names).map(|(node, name)| (*node, name, vec![chat_model("model", 7)])).collect();
+        let own = PeerId::random();
+        let router = Router::new(catalog(mesh), Arc::new(Signals::new(own)), Default::default(), own);
+        let nothing = One(Arc::new(Backend::new(|_| frames(vec![]))), Arc::new(chat_model("own", 7)));
+        let local = Arc::new(Local::new(Arc::new(nothing), LocalSettings::default()));
+        let nodes = Arc::new(Nodes::default());
+        let events = EventBus::default();
+        let remote: Arc<dyn Remote> = Arc::clone(&nodes) as _;
+        let dispatcher = Dispatcher::new(Arc::new(router), local, remote, events.clone(), Settings::default());
+        Self { dispatcher, nodes, others, events }
+    }
+
+    async fn ask(&self) -> Result<Reply, DispatchError> {
+        self.dispatcher.dispatch(streamed(Some("model"))).await
+    }
+
+    fn in_flight(&self) -> u32 {
+        let id = chat_model("model", 7).id;
+        self.others.iter().map(|node| self.dispatcher.router.signals().in_flight(node, &id)).sum()
+    }
+
+    fn outcome(&self) -> (Outcome, Vec<String>) {
+        let logged = self.dispatcher.router.log().latest(1).remove(0);
+        (logged.outcome, logged.attempts.into_iter().map(|attempt| attempt.result).collect())
+    }
+}
+
+fn streamed(model: Option<&str>) -> Intent {
+    let mut intent = intent(model);
+    intent.requirements.stream = true;
+    intent
+}
+
+fn served(_: Call) -> FrameStream {
+    let usage = Some(Usage { prompt_tokens: 5, completion_tokens: 2 });
+    frames(vec![accepted(), at(Phase::Prefill), chunk("data: {1}\n\n"), chunk("data: {2}\n\n"), Frame::End { usage, load: None }])
+}
+
+fn failure(class: ErrorClass) -> Failure {
+    Failure::new(class, format!("{class:?}"))
+}
+
+async fn text(mut body: ReplyBody) -> (String, Option<Failure>) {
+    let mut text = String::new();
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => text.push_str(std::str::from_utf8(&piece).expect("text")),
+            Err(failure) => {
+                assert!(body.next().await.is_none(), "nothing comes after a failure");
+                return (text, Some(failure));
+            }
+        }
+    }
+    (text, None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_content_every_kind_of_failure_moves_on() {
+    type Bad = fn() -> FrameStream;
+    let table: [(&str, Bad); 12] = [
+        ("overloaded", || {
+            let retry_after = Some(Duration::from_secs(3));
+            frames(vec![Frame::Rejected(Rejection { reason: "full".into(), retry_after, load: None })])
+        }),
+        ("no such capability", || {
+            frames(vec![Frame::Rejected(Rejection { reason: "gone".into(), retry_after: None, load: None })])
+        }),
+        ("backend overloaded", || frames(vec![accepted(), Frame::Error(failure(ErrorClass::Overloaded))])),
+        ("backend gone", || frames(vec![accepted(), Frame::Error(failure(ErrorClass::Unavailable))])),
+        ("backend broken", || frames(vec![accepted(), at(Phase::Prefill), Frame::Error(failure(ErrorClass::Backend))])),
+        ("backend timeout", || frames(vec![accepted(), Frame::Error(failure(ErrorClass::Timeout))])),
+        ("interrupted", || frames(vec![accepted(), Frame::Error(failure(ErrorClass::Interrupted))])),
+        ("fault", || frames(vec![accepted(), Frame::Error(failure(ErrorClass::Internal))])),
+        ("connection lost", || frames(vec![accepted(), at(Phase::Prefill)])),
+        ("connection lost at once", || frames(vec![])),
+        ("protocol broken", || frames(vec![chunk("x")])),
+        ("error event", || frames(vec![accepted(), chunk("data: {\"error\":{\"message\":\"x\"}}\n\n"), end()])),
+    ];
+    for (name, bad) in table {
+        let world = World::new(2);
+        world.nodes.answer(world.others[0], move |_| bad());
+        world.nodes.answer(world.others[1], served);
+        let reply = world.ask().await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((reply.served.node, reply.attempts), (world.others[1], 2), "{name}");
+        assert_eq!(reply.content_type, "text/event-stream");
+        assert_eq!(text(reply.body).await, ("data: {1}\n\ndata: {2}\n\n".to_owned(), None), "{name}");
+        assert_eq!(world.in_flight(), 0, "{name}");
+        let (outcome, attempts) = world.outcome();
+        assert_eq!((outcome, attempts.len(), attempts[1].as_str()), (Outcome::Served, 2, "ok"), "{name}");
+        let id = chat_model("model", 7).id;
+        let signals = world.dispatcher.router.signals();
+        assert!(signals.cooling(&world.others[0], &id, std::time::Instant::now()).is_some(), "{name}: it rests");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_node_is_noticed_within_two_seconds() {
+    type Dead = fn() -> futures::future::BoxFuture<'static, Result<FrameStream, Failure>>;
+    let (keep, _gone) = oneshot::channel();
+    let keep = std::sync::Mutex::new(Some(keep));
+    let dead: [Dead; 2] = [
+        || Box::pin(futures::future::pending()),
+        || Box::pin(async { Err(Failure::new(ErrorClass::Unavailable, "connection refused")) }),
+    ];
+    for dead in dead {
+        let world = World::new(2);
+        world.nodes.opening(world.others[0], move |_| dead());
+        world.nodes.answer(world.others[1], served);
+        let start = Instant::now();
+        let reply = world.ask().await.expect("the second answers");
+        assert_eq!(reply.attempts, 2);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+    // One that dies after it took the call falls silent.
+    let world = World::new(2);
+    world.nodes.answer(world.others[0], move |_| {
+        let keep = keep.lock().expect("no panic").take().expect("called once");
+        hanging(vec![accepted(), at(Phase::Prefill)], keep)
+    });
+    world.nodes.answer(world.others[1], served);
+    let start = Instant::now();
+    assert_eq!(world.ask().await.expect("the second answers").attempts, 2);
+    assert!(start.elapsed() < Duration::from_millis(2600), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_mistake_of_the_client_is_returned_as_it_is_and_nobody_rests() {
+    let body = Some((Bytes::from_static(b"{\"error\":1}"), "application/json".to_owned()));
+    let mistake = Failure { status: 422, code: Some("odd".into()), body, ..failure(ErrorClass::Request) };
+    let world = World::new(2);
+    let answer = mistake.clone();
+    world.nodes.answer(world.others[0], move |_| frames(vec![accepted(), Frame::Error(answer.clone())]));
+    for _ in 0..10 {
+        let error = world.ask().await.expect_err("a mistake");
+        assert_eq!((error.failure, error.attempts), (mistake.clone(), 1));
+    }
+    assert_eq!(*world.nodes.called.lock(), vec![world.others[0]; 10], "the same node is asked again and again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_first_content_a_failure_is_told_and_nobody_else_is_asked() {
+    type Rest = fn() -> Vec<Frame>;
+    let table: [(&str, Rest, ErrorClass); 3] = [
+        ("error", || vec![Frame::Error(failure(ErrorClass::Backend))], ErrorClass::Backend),
+        ("lost", Vec::new, ErrorClass::Interrupted),
+        ("rejected", || vec![Frame::Rejected(Rejection { reason: "no".into(), retry_after: None, load: None })], ErrorClass::Internal),
+    ];
+    for (name, rest, class) in table {
+        let world = World::new(2);
+        world.nodes.answer(world.others[0], move |_| {
+            frames([vec![accepted(), chunk("data: {1}\n\n")], rest()].concat())
+        });
+        let reply = world.ask().await.expect("it begins");
+        let (got, failure) = text(reply.body).await;
+        assert_eq!((got.as_str(), failure.map(|failure| failure.class)), ("data: {1}\n\n", Some(class)), "{name}");
+        assert_eq!(world.nodes.called.lock().len(), 1, "{name}");
+        assert!(matches!(world.outcome().0, Outcome::Failed { .. }), "{name}");
+        assert_eq!(world.in_flight(), 0, "{name}");
+    }
+    let world = World::new(1);
+    let (keep, gone) = oneshot::channel();
+    let keep = std::sync::Mutex::new(Some(keep));
+    world.nodes.answer(world.others[0], move |_| {
+        hanging(vec![accepted(), chunk("x")], keep.lock().expect("no panic").take().expect("called once"))
+    });
+    let (_, failure) = text(world.ask().await.expect("it begins").body).await;
+    assert_eq!(failure.map(|failure| failure.class), Some(ErrorClass::Interrupted), "silence");
+    assert!(gone.await.is_err(), "and the call is cancelled");
+}
+
+#[tokio::test]
+async fn the_only_candidate_rests_too_and_comes_back() {
+    let world = World::new(1);
+    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Backend))]));
+    assert_eq!(world.ask().await.expect_err("broken").failure.status, 502);
+    let error = world.ask().await.expect_err("it rests");
+    let wait = error.failure.retry_after.expect("a time to come again");
+    assert_eq!((error.failure.status, error.attempts), (503, 0));
+    assert!(wait <= Duration::from_secs(1));
+    world.nodes.answer(world.others[0], served);
+    tokio::time::sleep(wait).await;
+    assert_eq!(world.ask().await.expect("it is back").attempts, 1);
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_and_passed_on() {
+    let world = World::new(2);
+    for (node, seconds) in [(world.others[0], 7), (world.others[1], 5)] {
+        world.nodes.answer(node, move |_| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            frames(vec![Frame::Rejected(Rejection { reason: "full".into(), retry_after, load: None })])
+        });
+    }
+    let error = world.ask().await.expect_err("both are full");
+    assert_eq!((error.failure.class, error.failure.status), (ErrorClass::Overloaded, 503));
+    assert_eq!(error.failure.retry_after, Some(Duration::from_secs(5)));
+    assert_eq!(error.failure.message, "2 were tried and failed: model on a: full; model on b: full");
+    let error = world.ask().await.expect_err("both rest");
+    assert_eq!(error.attempts, 0, "nobody is hammered");
+    assert!(error.failure.retry_after.is_some_and(|wait| wait > Duration::from_secs(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_a_hanging_request_and_says_where_it_hung() {
+    let world = World::new(1);
+    world.nodes.answer(world.others[0], |_| {
+        let beats = futures::stream::unfold(true, |first| async move {
+            if first {
+                return Some((accepted(), false));
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Some((at(Phase::Loading), false))
+        });
+        Box::pin(beats)
+    });
+    let mut intent = streamed(Some("model"));
+    intent.deadline = Duration::from_secs(20);
+    let start = Instant::now();
+    let error = world.dispatcher.dispatch(intent).await.expect_err("it hangs");
+    assert_eq!(start.elapsed(), Duration::from_secs(20));
+    assert_eq!((error.failure.class, error.failure.status), (ErrorClass::Timeout, 504));
+    assert!(error.failure.message.contains("model on a") && error.failure.message.contains("being loaded"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_with_a_backend_that_hangs_ends_while_there_is_somebody_else() {
+    let world = World::new(2);
+    world.nodes.answer(world.others[0], |_| {
+        let beats = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Some((at(Phase::Prefill), ()))
+        });
+        Box::pin(futures::stream::iter([accepted()]).chain(beats))
+    });
+    world.nodes.answer(world.others[1], served);
+    let mut intent = streamed(Some("model"));
+    intent.deadline = Duration::from_secs(600);
+    let reply = world.dispatcher.dispatch(intent).await.expect("the second answers");
+    assert_eq!(reply.attempts, 2);
+}
+
+#[tokio::test]
+async fn when_the_caller_leaves_the_work_stops() {
+    // Before the first content, which for an answer in one piece is all the time.
+    for stream in [true, false] {
+        let world = World::new(1);
+        let (keep, gone) = oneshot::channel();
+        let (began, begun) = oneshot::channel();
+        let keep = std::sync::Mutex::new(Some((keep, began)));
+        world.nodes.answer(world.others[0], move |_| {
+            let (keep, began) = keep.lock().expect("no panic").take().expect("called once");
+            let _ = began.send(());
+            hanging(vec![accepted()], keep)
+        });
+        let mut intent = streamed(Some("model"));
+        intent.requirements.stream = stream;
+        tokio::select! {
+            _ = world.dispatcher.dispatch(intent) => panic!("it cannot answer"),
+            started = begun => started.expect("the call was made"),
+        }
+        assert!(gone.await.is_err(), "the call was dropped");
+        assert_eq!(world.in_flight(), 0);
+        assert_eq!(world.outcome(), (Outcome::Cancelled, vec!["the caller left".to_owned()]));
+    }
+    // After it.
+    let world = World::new(1);
+    let (keep, gone) = oneshot::channel();
+    let keep = std::sync::Mutex::new(Some(keep));
+    world.nodes.answer(world.others[0], move |_| {
+        hanging(vec![accepted(), chunk("x")], keep.lock().expect("no panic").take().expect("called once"))
+    });
+    let mut reply = world.ask().await.expect("it begins");
+    assert!(matches!(reply.body.next().await, Some(Ok(_))));
+    assert_eq!(world.in_flight(), 1);
+    drop(reply);
+    assert!(gone.await.is_err(), "the call was dropped");
+    assert_eq!(world.in_flight(), 0);
+    assert_eq!(world.outcome().0, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn no_more_are_tried_than_the_budget_allows_and_each_once() {
+    let world = World::new(6);
+    for node in &world.others {
+        world.nodes.answer(*node, |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Unavailable))]));
+    }
+    let error = world.ask().await.expect_err("all are gone");
+    assert_eq!(error.attempts, 4);
+    assert_eq!(*world.nodes.called.lock(), world.others[..4]);
+    assert_eq!(error.failure.status, 503);
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_a_404_and_nobody_is_asked() {
+    let world = World::new(1);
+    let error = world.dispatcher.dispatch(streamed(Some("other"))).await.expect_err("unknown");
+    assert_eq!((error.failure.status, error.failure.code.as_deref()), (404, Some("model_not_found")));
+    assert_eq!(error.failure.class, ErrorClass::Request);
+    assert!(world.nodes.called.lock().is_empty());
+    let mut long = streamed(Some("model"));
+    long.operation = Operation::Embed;
+    let error = world.dispatcher.dispatch(long).await.expect_err("it cannot");
+    assert_eq!((error.failure.status, error.failure.code.as_deref()), (400, Some("unsupported_by_model")));
+}
+
+#[tokio::test]
+async fn an_empty_answer_and_one_in_one_piece_are_answers() {
+    let world = World::new(1);
+    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), end()]));
+    let reply = world.ask().await.expect("an empty answer");
+    assert_eq!(text(reply.body).await, (String::new(), None));
+    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), chunk("{\"error\":null}"), end()]));
+    let reply = world.dispatcher.dispatch(intent(Some("model"))).await.expect("an answer");
+    assert_eq!(reply.content_type, "application/json");
+    assert_eq!(text(reply.body).await, ("{\"error\":null}".to_owned(), None));
+}
+
+#[tokio::test]
+async fn comments_before_content_are_passed_on_and_decide_nothing() {
+    let world = World::new(2);
+    world.nodes.answer(world.others[0], |_| {
+        frames(vec![accepted(), chunk(": hello\n\n"), Frame::Error(failure(ErrorClass::Backend))])
+    });
+    world.nodes.answer(world.others[1], |_| frames(vec![accepted(), chunk(": hi\n\n"), chunk("data: {}\n\n"), end()]));
+    let reply = world.ask().await.expect("the second answers");
+    assert_eq!(text(reply.body).await.0, ": hi\n\ndata: {}\n\n");
+}
+
+#[tokio::test]
+async fn this_nodes_own_models_need_no_network() {
+    let own = PeerId::random();
+    let model = chat_model("model", 7);
+    let router = Router::new(
+        catalog(vec![(own, "own", vec![model.clone()])]),
+        Arc::new(Signals::new(own)),
+        Default::default(),
+        own,
+    );
+    let backend = Backend::new(|_| frames(vec![chunk("{}"), end()]));
+    let local = Arc::new(Local::new(Arc::new(One(Arc::new(backend), Arc::new(model))), LocalSettings::default()));
+    let nodes = Arc::new(Nodes::default());
+    let remote: Arc<dyn Remote> = Arc::clone(&nodes) as _;
+    let dispatcher = Dispatcher::new(Arc::new(router), local, remote, EventBus::default(), Settings::default());
+    let mut intent = intent(None);
+    intent.target = Target::Auto;
+    let reply = dispatcher.dispatch(intent).await.expect("an answer");
+    assert_eq!(reply.served.node, own);
+    assert_eq!(text(reply.body).await.0, "{}");
+    assert!(nodes.called.lock().is_empty());
+}
+
+#[tokio::test]
+async fn watchers_see_the_decision_and_the_end() {
+    let world = World::new(1);
+    world.nodes.answer(world.others[0], served);
+    let mut watch = world.events.subscribe();
+    let reply = world.ask().await.expect("an answer");
+    let id = reply.decision.id.clone();
+    text(reply.body).await;
+    let decision = watch.recv().await.expect("an event");
+    assert_eq!((decision.kind, &decision.data["id"], &decision.data["node_name"]), ("decision", &id.as_str().into(), &"a".into()));
+    let end = watch.recv().await.expect("an event");
+    assert_eq!((end.kind, &end.data["status"], &end.data["completion_tokens"]), ("call.end", &200.into(), &2.into()));
+}

@@ -1,0 +1,301 @@
+//! Runs one call on an HTTP backend and turns its answer into frames.
+//!
+//! Bytes go through as they are. Dropping the stream drops the request or the response body, which closes the
+//! backend's connection at once, streamed or not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Response};
+
+use super::http::{self, Backend, read_body};
+use super::relay::{Completion, Relay};
+use super::{failure, inspect, payload};
+use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
+
+/// Longest answer that is read in one piece: ten images in base64, or some thousand embeddings.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long the rest of a body may take after `[DONE]`, so that its connection can be used again.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Request headers of the caller that reach the backend. Anything else (keys above all) stays here.
+const FORWARDED: [&str; 6] = ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta"];
+
+/// How a call is put to a backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Exchange {
+    /// Whom to ask.
+    pub(crate) backend: Backend,
+    /// The path below `/v1`.
+    pub(crate) path: Vec<String>,
+    /// The backend's own name of the model.
+    pub(crate) model: String,
+    /// Headers that this backend wants.
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    /// Whether its `[DONE]` can be trusted.
+    pub(crate) done_is_reliable: bool,
+}
+
+impl Exchange {
+    /// For one of OpenAI's operations at its usual path. `None` when it has none.
+    pub(crate) fn openai(backend: &Backend, operation: Operation, model: &str) -> Option<Self> {
+        let path: &[&str] = match operation {
+            Operation::Chat => &["chat", "completions"],
+            Operation::Complete => &["completions"],
+            Operation::Embed => &["embeddings"],
+            Operation::GenerateImage => &["images", "generations"],
+            Operation::Transcribe => &["audio", "transcriptions"],
+            Operation::Speak => &["audio", "speech"],
+            Operation::Ml | Operation::Tool | Operation::Agent => return None,
+        };
+        Some(Self {
+            backend: backend.clone(),
+            path: path.iter().map(|&segment| segment.to_owned()).collect(),
+            model: model.to_owned(),
+            headers: Vec::new(),
+            done_is_reliable: true,
+        })
+    }
+
+    /// Runs it.
+    pub(crate) fn run(self, call: Call) -> FrameStream {
+        Box::pin(async_stream::stream! {
+            let over = tokio::time::sleep(call.deadline);
+            tokio::pin!(over);
+            let late = || {
+                Failure::new(ErrorClass::Timeout, format!("{} has not answered in time", self.backend.label()))
+            };
+            let body = match payload::with_model(&call.payload, &call.content_type, &self.model) {
+                Ok(body) => body,
+                Err(failure) => {
+                    yield Frame::Error(failure);
+                    return;
+                }
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = self.backend.send(self.request(&call, body)) => answer,
+                () = &mut over => Err(late()),
+            };
+            let mut response = match answer {
+                Ok(response) => response,
+                Err(failure) => {
+                    yield Frame::Error(failure);
+                    return;
+                }
+            };
+            let content_type = http::content_type(&response);
+            let is_text = matches!(call.operation, Operation::Chat | Operation::Complete);
+
+            if content_type.starts_with("text/event-stream") {
+                let completion = match (is_text, self.done_is_reliable) {
+                    (false, _) => Completion::End,
+                    (true, true) => Completion::DoneOrReason,
+                    (true, false) => Completion::Reason,
+                };
+                let mut relay = Relay::new(self.backend.label(), completion);
+                let mut content_type = Some(content_type);
+                let mut told = false;
+                loop {
+                    let step = tokio::select! {
+                        biased;
+                        piece = response.chunk() => match piece {
+                            Ok(Some(piece)) => relay.arrived(piece),
+                            Ok(None) => relay.ended(None),
+                            Err(cause) => relay.ended(Some(&http::text_of(&cause.without_url()))),
+                        },
+                        () = &mut over => {
+                            yield Frame::Error(late());
+                            return;
+                        }
+                    };
+                    if !step.send.is_empty() {
+                        yield Frame::Chunk(Chunk { data: step.send, content_type: content_type.take() });
+                    } else if !told && content_type.is_some() && step.end.is_none() {
+                        told = true;
+                        yield Frame::Progress(Progress { phase: Phase::Prefill, queue_position: 0 });
+                    }
+                    match step.end {
+                        None => {}
+                        Some(Ok(())) => {
+                            drain(response);
+                            yield Frame::End { usage: relay.usage(), load: None };
+                            return;
+                        }
+                        Some(Err(failure)) => {
+                            yield Frame::Error(failure);
+                            return;
+                        }
+                    }
+                }
+            }
+
+            if is_text && call.stream {
+                let label = self.backend.label();
+                yield Frame::Error(Failure::new(
+                    ErrorClass::Backend,
+                    format!("{label} was asked for a stream and answers with {content_type:?}"),
+                ));
+                return;
+            }
+
+            if content_type.is_empty() || content_type.starts_with("application/json") {
+                let body = tokio::select! {
+                    biased;
+                    body = read_body(response, ANSWER_BYTES) => body,
+                    () = &mut over => {
+                        yield Frame::Error(late());
+                        return;
+                    }
+                };
+                let judged = match body {
+                    Ok(body) => self.judge(call.operation, &body).map(|usage| (body, usage)),
+                    Err(cause) => Err(Failure::new(
+                        ErrorClass::Interrupted,
+                        format!("the answer of {} cannot be read: {cause}", self.backend.label()),
+                    )),
+                };
+                match judged {
+                    Ok((data, usage)) => {
+                        let content_type =
+                            if content_type.is_empty() { "application/json".to_owned() } else { content_type };
+                        yield Frame::Chunk(Chunk { data, content_type: Some(content_type) });
+                        yield Frame::End { usage, load: None };
+                    }
+                    Err(failure) => yield Frame::Error(failure),
+                }
+                return;
+            }
+
+            if matches!(call.operation, Operation::Chat | Operation::Complete | Operation::Embed) {
+                let label = self.backend.label();
+                yield Frame::Error(Failure::new(
+                    ErrorClass::Backend,
+                    format!("{label} answers with {content_type:?}, not with JSON"),
+                ));
+                return;
+            }
+
+            // Sound, subtitles and the like go through as they come.
+            let mut content_type = Some(content_type);
+            loop {
+                let piece = tokio::select! {
+                    biased;
+                    piece = response.chunk() => piece,
+                    () = &mut over => {
+                        yield Frame::Error(late());
+                        return;
+                    }
+                };
+                match piece {
+                    Ok(Some(data)) if data.is_empty() => {}
+                    Ok(Some(data)) => yield Frame::Chunk(Chunk { data, content_type: content_type.take() }),
+                    Ok(None) => {
+                        yield Frame::End { usage: None, load: None };
+                        return;
+                    }
+                    Err(cause) => {
+                        let cause = http::text_of(&cause.without_url());
+                        yield Frame::Error(Failure::new(
+                            ErrorClass::Interrupted,
+                            format!("the answer of {} broke off: {cause}", self.backend.label()),
+                        ));
+                        return;
+                    }
+                }
+            }
+        })
+    }
+
+    fn request(&self, call: &Call, body: Bytes) -> reqwest::RequestBuilder {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let mut request = self.backend.api(Method::POST, &path).headers(forwarded(call)).body(body);
+        request = request.header(
+            CONTENT_TYPE,
+            if call.content_type.is_empty() { "application/json" } else { call.content_type.as_str() },
+        );
+        if call.stream {
+            request = request.header(ACCEPT, "text/event-stream");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, *value);
+        }
+        request
+    }
+
+    /// What an answer in one piece took, unless it is none.
+    fn judge(&self, operation: Operation, body: &Bytes) -> Result<Option<Usage>, Failure> {
+        let label = self.backend.label();
+        match inspect::whole(body) {
+            Ok((_, true)) => Err(failure::from_event(label, body, false).unwrap_or_else(|| {
+                Failure::new(ErrorClass::Backend, format!("{label} answers with an error and the status of success"))
+            })),
+            Ok((usage, false)) => Ok(usage),
+            // Some transcribers answer with a bare JSON string.
+            Err(_) if operation == Operation::Transcribe => Ok(None),
+            Err(cause) => {
+                Err(Failure::new(ErrorClass::Backend, format!("{label} answers with what is no JSON: {cause}")))
+            }
+        }
+    }
+}
+
+/// The caller's headers that a backend may see.
+fn forwarded(call: &Call) -> HeaderMap {
+    let mut headers: HeaderMap = call
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.to_ascii_lowercase();
+            let known = FORWARDED.contains(&name.as_str());
+            Some((HeaderName::try_from(name).ok().filter(|_| known)?, HeaderValue::from_str(value).ok()?))
+        })
+        .collect();
+    if !headers.contains_key("x-request-id")
+        && let Ok(id) = HeaderValue::from_str(&call.id)
+        && !call.id.is_empty()
+    {
+        headers.insert("x-request-id", id);
+    }
+    headers
+}
+
+/// Reads what is left of a body, in the background and within limits: a connection whose answer was read to
+/// its end is used again.
+fn drain(mut response: Response) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            // Whatever comes after [DONE] is nobody's; one that does not end is cut off by the drop.
+            let _ = tokio::time::timeout(DRAIN, async { while let Ok(Some(_)) = response.chunk().await {} }).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::CapabilityId;
+
+    #[test]
+    fn only_harmless_headers_reach_the_backend() {
+        let headers = [("Traceparent", "00-1"), ("authorization", "Bearer x"), ("cookie", "c"), ("host", "h")];
+        let call = Call {
+            id: "req-1".into(),
+            capability: CapabilityId::from("c"),
+            operation: Operation::Chat,
+            payload: Bytes::new(),
+            content_type: String::new(),
+            stream: false,
+            deadline: Duration::ZERO,
+            headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        };
+        let sent = forwarded(&call);
+        let names: Vec<&str> = sent.keys().map(HeaderName::as_str).collect();
+        assert_eq!(
+            (names.len(), &sent["traceparent"], &sent["x-request-id"]),
+            (2, &"00-1".parse().expect("v"), &"req-1".parse().expect("v"))
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! One backend's HTTP side: where its paths are, how it is spoken to, and what goes wrong before an answer.
+//!
+//! Nothing here waits without a limit, follows a redirect or prints a secret. An answer that comes from an
+//! Atmosphere node is refused everywhere: a node that used another's API as a backend could make a loop.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, SERVER};
+use reqwest::{Client, Method, RequestBuilder, Response, redirect};
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::failure;
+use super::secret::Secret;
+use super::settings::is_own_network;
+use crate::capability::{ErrorClass, Failure};
+
+/// How long a connection may take to open. Longer than any healthy network of one's own needs, short
+/// enough to try elsewhere.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an idle connection is kept. Shorter than servers' usual 75 s and more, so that they rarely close
+/// one at the moment in which it is used; uvicorn's 5 s is met by hyper's retry.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+
+/// Idle connections kept per backend: as many as the calls that a busy one runs.
+const POOL_CONNECTIONS: usize = 64;
+
+/// How long one request of a discovery may take.
+pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest answer to a discovery request: some thousand models with their details.
+const DISCOVERY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest error body that is read; it is JSON or a page for people.
+const ERROR_BYTES: usize = 256 * 1024;
+
+/// How long the body of an error may take once its status is known.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a backend sees this program.
+const USER_AGENT: &str = concat!("atmosphere/", env!("CARGO_PKG_VERSION"));
+
+/// The header by which a node's API can be known, whatever the path.
+pub(crate) const NODE_HEADER: &str = "x-atmosphere-node";
+
+/// A backend's HTTP side.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend {
+    client: Client,
+    /// Without `/v1`, without slash at its end.
+    root: Url,
+    /// With `/v1`, without slash at its end.
+    api: Url,
+    label: String,
+    key: Option<HeaderValue>,
+}
+
+impl Backend {
+    /// The backend at `url`. `label` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot be a header, or this machine has no root certificates for `https`.
+    pub(crate) fn new(label: &str, url: &Url, key: Option<&Secret>) -> Result<Self, Failure> {
+        let fault = |message: String| Failure::new(ErrorClass::Backend, message);
+        let key = match key {
+            None => None,
+            Some(key) => {
+                let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+                    .map_err(|_| fault(format!("the key of {label} holds characters that no HTTP header may hold")))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        let client = client(url)
+            .map_err(|cause| fault(format!("cannot prepare connections to {label}: {}", text_of(&cause))))?;
+        let (root, api) = bases(url);
+        Ok(Self { client, root, api, label: label.to_owned(), key })
+    }
+
+    /// Names it in messages.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Whether a key of the owner's is sent along.
+    pub(crate) const fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// A request below `/v1`, such as `["chat", "completions"]`.
+    pub(crate) fn api(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request(method, &self.api, path)
+    }
+
+    /// A request below the root, for what is not OpenAI's.
+    pub(crate) fn root(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request(method, &self.root, path)
+    }
+
+    fn request(&self, method: Method, base: &Url, path: &[&str]) -> RequestBuilder {
+        let mut url = base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let request = self.client.request(method, url);
+        match &self.key {
+            Some(key) => request.header(reqwest::header::AUTHORIZATION, key.clone()),
+            None => request,
+        }
+    }
+
+    /// Sends a discovery request and reads its JSON.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer in time, or another one than JSON with a status of success.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        self.within(DISCOVERY_TIMEOUT, async {
+            let response = self.send(request).await?;
+            let body = read_body(response, DISCOVERY_BYTES).await.map_err(|cause| self.broken(&cause))?;
+            serde_json::from_slice(&body).map_err(|cause| {
+                Failure::new(ErrorClass::Backend, format!("{} answers what cannot be understood: {cause}", self.label))
+            })
+        })
+        .await
+    }
+
+    /// Sends a request and waits for the head of an answer with a status of success that is no web page.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the backend reports an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|cause| self.unreachable(cause))?;
+        if is_node(response.headers()) {
+            return Err(self.own_kind());
+        }
+        let content_type = content_type(&response);
+        if response.status().is_success() {
+            if content_type.starts_with("text/html") {
+                return Err(Failure::new(
+                    ErrorClass::Backend,
+                    format!("{} answers with a web page: is this the address of its API?", self.label),
+                ));
+            }
+            return Ok(response);
+        }
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = tokio::time::timeout(ERROR_TIMEOUT, read_body(response, ERROR_BYTES)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        Err(failure::from_answer(&self.label, self.has_key(), status, &headers, &content_type, &body))
+    }
+
+    /// Runs `work` for so long at most.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Failure::new(
+                ErrorClass::Timeout,
+                format!("{} has not answered within {}", self.label, humantime::format_duration(limit)),
+            ))
+        })
+    }
+
+    /// The failure that another node's API in a backend's place is.
+    pub(crate) fn own_kind(&self) -> Failure {
+        Failure::new(
+            ErrorClass::Backend,
+            format!(
+                "{} is the API of an Atmosphere node, not a backend: join its mesh with --seed-peer instead",
+                self.label
+            ),
+        )
+    }
+
+    fn unreachable(&self, cause: reqwest::Error) -> Failure {
+        let cause = cause.without_url();
+        Failure::new(
+            ErrorClass::Unavailable,
+            format!("cannot reach {}: {} (is it running there?)", self.label, text_of(&cause)),
+        )
+    }
+
+    fn broken(&self, cause: &BodyError) -> Failure {
+        Failure::new(ErrorClass::Backend, format!("the answer of {} cannot be read: {cause}", self.label))
+    }
+}
+
+/// A client for this URL: no delay for small packets, no redirects, no proxy for one's own network. The root
+/// certificates of the system are loaded for `https` only, so that a machine without any can use the rest.
+pub(crate) fn client(url: &Url) -> reqwest::Result<Client> {
+    let mut builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_CONNECTIONS)
+        .redirect(redirect::Policy::none());
+    if is_own_network(url) {
+        builder = builder.no_proxy();
+    }
+    if url.scheme() == "http" {
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build()
+}
+
+/// Root and API base of what an owner wrote: `http://h`, `http://h/v1/` and `https://h/openai/v1` all work,
+/// and a path with another version in it, such as `/v1beta/openai`, is the API base itself.
+fn bases(url: &Url) -> (Url, Url) {
+    let path = url.path().trim_end_matches('/').to_owned();
+    let is_version = |segment: &str| {
+        segment.strip_prefix('v').is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let with = |path: &str| {
+        let mut url = url.clone();
+        url.set_path(path);
+        url
+    };
+    if let Some(root) = path.strip_suffix("/v1") {
+        (with(root), with(&path))
+    } else if path.split('/').any(is_version) {
+        (with(&path), with(&path))
+    } else {
+        (with(&path), with(&format!("{path}/v1")))
+    }
+}
+
+/// A URL without user, password, query and fragment.
+#[must_use]
+pub(crate) fn redacted(url: &Url) -> String {
+    let mut url = url.clone();
+    // Both fail only for URLs that cannot have either.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// Whether an answer comes from an Atmosphere node.
+pub(crate) fn is_node(headers: &HeaderMap) -> bool {
+    let server = headers.get(SERVER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    headers.contains_key(NODE_HEADER) || server.to_ascii_lowercase().starts_with("atmosphere")
+}
+
+/// The media type of an answer, or nothing.
+pub(crate) fn content_type(response: &Response) -> String {
+    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// It is longer than can be taken.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// The whole body, of so many bytes at most. One that comes in one piece is not copied.
+pub(crate) async fn read_body(mut response: Response, most: usize) -> Result<Bytes, BodyError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) if rest.is_empty() => return Ok(first),
+            Ok(None) => return Ok(rest.freeze()),
+            Ok(Some(piece)) if first.len().max(rest.len()) + piece.len() > most => {
+                return Err(BodyError::TooLong(most));
+            }
+            Ok(Some(piece)) if first.is_empty() && rest.is_empty() => first = piece,
+            Ok(Some(piece)) => {
+                if rest.is_empty() {
+                    rest.extend_from_slice(&first);
+                }
+                rest.extend_from_slice(&piece);
+            }
+            Err(cause) => return Err(BodyError::Broken(text_of(&cause.without_url()))),
+        }
+    }
+}
+
+/// An error with its causes in one line; reqwest's own text leaves them out.
+pub(crate) fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    #[test]
+    fn a_trailing_v1_may_be_there_or_not() {
+        let table = [
+            ("http://h:1", "http://h:1/", "http://h:1/v1"),
+            ("http://h:1/", "http://h:1/", "http://h:1/v1"),
+            ("http://h:1/v1/", "http://h:1/", "http://h:1/v1"),
+            ("https://h/openai/v1", "https://h/openai", "https://h/openai/v1"),
+            ("https://h/v1beta/openai/", "https://h/v1beta/openai", "https://h/v1beta/openai"),
+            ("https://h/api", "https://h/api", "https://h/api/v1"),
+        ];
+        for (given, root, api) in table {
+            let bases = bases(&url(given));
+            assert_eq!((bases.0.as_str(), bases.1.as_str()), (root, api), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_printed_url_has_no_secrets() {
+        assert_eq!(redacted(&url("https://me:pw@h:8/v1/?key=x#y")), "https://h:8/v1");
+    }
+
+    #[test]
+    fn names_in_a_path_cannot_leave_it() {
+        let backend = Backend::new("b", &url("http://h"), None).expect("a backend");
+        let request = backend.api(Method::GET, &["projects", "a/../b", "c d"]).build().expect("a request");
+        assert_eq!(request.url().as_str(), "http://h/v1/projects/a%2F..%2Fb/c%20d");
+    }
+
+    #[test]
+    fn a_key_that_is_no_header_is_refused_without_printing_it() {
+        let failure = Backend::new("b", &url("http://h"), Some(&Secret::new("a\nsecret"))).expect_err("no header");
+        assert!(!failure.message.contains("secret"), "{failure}");
+    }
+}

@@ -1,0 +1,309 @@
+//! When an answer is expected, and what that and the rest are worth: the order of the candidates.
+//!
+//! ```text
+//! predicted = rtt + queue + load + prefill + decode                       milliseconds
+//!   rtt     = measured round trip, or a prior by path
+//!   load    = seconds to load the weights, if they are not in memory, else 0
+//!   prefill = fixed cost of a first chunk + prompt tokens / prefill rate
+//!   decode  = expected answer tokens / decode rate
+//!   queue   = (prefill + decode) * (turns + SHARING * sharers)
+//!   turns   = max(0, outstanding + 1 - limit) / limit                     calls that must end before
+//!   sharers = min(outstanding, limit - 1) / limit                         calls that run beside it
+//!
+//! score     = 100 * tier - wt * log2(predicted seconds) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
+//! ```
+//!
+//! A tier is decided before (what was meant comes before what stands in for it) and is worth more than the rest
+//! can be. Halving the time is worth one point, so that quality, which is between 0 and 1, is traded against
+//! factors of time and not against seconds. The weights depend on what the caller prefers.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::aliases::Prefer;
+use super::decision::Parts;
+use super::facts::Prior;
+use super::signals::Reading;
+use crate::capability::Residency;
+use crate::mesh::PathClass;
+
+/// What a tier is worth: more than [`MAX_UTILITY`] twice.
+pub(super) const TIER: f64 = 100.0;
+/// Bound of everything else in a score.
+const MAX_UTILITY: f64 = 49.0;
+/// Tokens of an answer when the caller sets no limit: a few paragraphs.
+const EXPECTED_TOKENS: u32 = 256;
+/// How much slower a call gets when all other places of a batch are taken. Memory bandwidth is shared well,
+/// computing is not; small machines lie around a half.
+const SHARING: f64 = 0.5;
+/// Calls that run at once when nobody says: what llama.cpp's and Ollama's defaults come to.
+const USUAL_LIMIT: f64 = 4.0;
+/// Seconds to a first chunk besides reading the prompt: HTTP, templates, sampling.
+pub(super) const PRIOR_OVERHEAD: f64 = 0.05;
+/// Share of the loading time that counts when it is not known whether the weights are in memory.
+const UNKNOWN_RESIDENCY: f64 = 0.25;
+
+/// What the request asks for, as far as time depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand {
+    pub(super) prompt_tokens: f64,
+    /// 0 for an answer that is not written token by token.
+    pub(super) answer_tokens: f64,
+}
+
+impl Demand {
+    /// Of a prompt with that estimate and an answer limited to that many tokens.
+    pub(super) fn new(prompt_tokens: u32, max_output_tokens: Option<u32>, decodes: bool) -> Self {
+        let answer = if decodes { max_output_tokens.unwrap_or(u32::MAX).min(EXPECTED_TOKENS) } else { 0 };
+        Self { prompt_tokens: f64::from(prompt_tokens), answer_tokens: f64::from(answer) }
+    }
+}
+
+/// What is known of a candidate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) path: Option<PathClass>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) residency: Residency,
+    /// Calls at once, by its advert; 0 when unknown.
+    pub(super) concurrency: u32,
+    /// Load class of its node's advert, 0 to 4.
+    pub(super) load_class: u8,
+    pub(super) prior: Prior,
+    pub(super) quality: f64,
+    pub(super) reading: Option<Reading>,
+}
+
+/// What goes into a candidate's score, and when it is expected to have answered.
+pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
+    let prior = &standing.prior;
+    let (overhead, prefill, decode, load, warm, measured) = match standing.reading {
+        Some(r) => (r.overhead, r.prefill, r.decode, r.load, r.warm, r.measured),
+        None => (PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load), false, false),
+    };
+    let prefill_s = overhead + demand.prompt_tokens / prefill;
+    let decode_s = demand.answer_tokens / decode;
+    let load_s = match standing.residency {
+        _ if warm => 0.0,
+        Residency::Warm => 0.0,
+        Residency::Cold => load,
+        Residency::Unknown => load * UNKNOWN_RESIDENCY,
+    };
+    let limit = match standing.reading.and_then(|r| r.limit) {
+        Some(limit) => f64::from(limit),
+        None if standing.concurrency > 0 => f64::from(standing.concurrency),
+        None => USUAL_LIMIT,
+    };
+    // The class in the advert is coarse and of the whole node; it is what there is before a first call.
+    let advertised = f64::from(standing.load_class.min(4)) / 4.0 * limit;
+    let outstanding = standing.reading.map_or(advertised, |r| if r.measured { r.outstanding } else { r.outstanding.max(advertised) });
+    let turns = (outstanding + 1.0 - limit).max(0.0) / limit;
+    let sharers = outstanding.min(limit - 1.0).max(0.0) / limit;
+    Parts {
+        rtt_ms: rtt_seconds(standing.path, standing.rtt) * 1e3,
+        queue_ms: (prefill_s + decode_s) * (turns + SHARING * sharers) * 1e3,
+        load_ms: load_s * 1e3,
+        prefill_ms: prefill_s * 1e3,
+        decode_ms: decode_s * 1e3,
+        measured,
+        similarity: None,
+        quality: standing.quality,
+    }
+}
+
+/// When the answer is expected to be complete, in milliseconds.
+pub(super) fn predicted_ms(parts: &Parts) -> f64 {
+    parts.rtt_ms + parts.queue_ms + parts.load_ms + parts.prefill_ms + parts.decode_ms
+}
+
+/// As [`predicted_ms`], for people.
+pub(super) fn predicted(parts: &Parts) -> Duration {
+    /// Nobody waits for longer, and it is no overflow.
+    const DAY_MS: f64 = 86_400_000.0;
+    let ms = predicted_ms(parts);
+    Duration::from_secs_f64(if ms.is_finite() { ms.clamp(0.0, DAY_MS) } else { DAY_MS } / 1e3)
+}
+
+fn rtt_seconds(path: Option<PathClass>, rtt: Option<Duration>) -> f64 {
+    match (rtt, path) {
+        (Some(rtt), _) => rtt.as_secs_f64(),
+        (None, Some(PathClass::Itself)) => 0.0,
+        (None, Some(PathClass::Local)) => 0.000_2,
+        (None, Some(PathClass::Lan)) => 0.002,
+        (None, Some(PathClass::Wan)) => 0.05,
+        // Not connected: it must be dialled first, which takes several round trips.
+        (None, Some(PathClass::Relayed) | None) => 0.15,
+    }
+}
+
+/// What a caller's preference makes the parts worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Weights {
+    time: f64,
+    quality: f64,
+    path: f64,
+    cost: f64,
+}
+
+impl Weights {
+    /// For candidates that are different models. With `balanced`, ten times the size is worth two points, which is
+    /// four times as long.
+    pub(super) const fn of(prefer: Prefer) -> Self {
+        match prefer {
+            Prefer::Balanced => Self { time: 1.0, quality: 8.0, path: 0.0, cost: 1.0 },
+            Prefer::Latency => Self { time: 1.0, quality: 0.5, path: 0.0, cost: 0.2 },
+            // A tenfold size is ten points, so time decides between equals only.
+            Prefer::Accuracy => Self { time: 0.5, quality: 40.0, path: 0.0, cost: 0.2 },
+            Prefer::Location => Self { time: 0.5, quality: 2.0, path: 8.0, cost: 1.0 },
+            Prefer::Cost => Self { time: 0.5, quality: 1.0, path: 0.0, cost: 8.0 },
+        }
+    }
+
+    /// For candidates that are one model by name: its copies differ in time, and quality breaks ties.
+    pub(super) const fn same_model(prefer: Prefer) -> Self {
+        let weights = Self::of(prefer);
+        match prefer {
+            Prefer::Accuracy => weights,
+            _ => Self { quality: 0.0, ..weights },
+        }
+    }
+}
+
+/// The score of a candidate of that tier.
+pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
+    let seconds = (predicted_ms(parts) / 1e3).clamp(1e-4, 1e6);
+    let money = (1.0 + 1e4 * cost_usd.max(0.0)).log2();
+    let utility = -weights.time * seconds.log2() + weights.quality * parts.quality
+        - weights.path * distance(path)
+        - weights.cost * money;
+    f64::from(tier) * TIER + utility.clamp(-MAX_UTILITY, MAX_UTILITY)
+}
+
+/// How far a path is, for those who prefer what is near.
+const fn distance(path: Option<PathClass>) -> f64 {
+    match path {
+        Some(PathClass::Itself) => 0.0,
+        Some(PathClass::Local) => 0.25,
+        Some(PathClass::Lan) => 1.0,
+        Some(PathClass::Wan) | None => 2.0,
+        Some(PathClass::Relayed) => 2.5,
+    }
+}
+
+/// Best first: by score, then quality; the rest of the order is the caller's, and never chance.
+pub(super) fn best_first(a: (f64, f32), b: (f64, f32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn standing() -> Standing {
+        Standing {
+            path: Some(PathClass::Lan),
+            rtt: Some(Duration::from_millis(2)),
+            residency: Residency::Warm,
+            concurrency: 4,
+            load_class: 0,
+            prior: Prior { prefill: 1000.0, decode: 20.0, load: 5.0 },
+            quality: 0.5,
+            reading: None,
+        }
+    }
+
+    fn reading() -> Reading {
+        Reading {
+            in_flight: 0,
+            outstanding: 0.0,
+            limit: Some(4),
+            overhead: 0.05,
+            prefill: 1000.0,
+            decode: 20.0,
+            load: 5.0,
+            warm: true,
+            measured: true,
+        }
+    }
+
+    #[test]
+    fn the_formula_is_the_documented_one() {
+        let parts = predict(&Standing { residency: Residency::Cold, ..standing() }, &Demand::new(1000, Some(100), true));
+        let expected = [(parts.rtt_ms, 2.0), (parts.queue_ms, 0.0), (parts.load_ms, 5000.0), (parts.prefill_ms, 1050.0), (parts.decode_ms, 5000.0)];
+        for (index, (is, should)) in expected.into_iter().enumerate() {
+            assert!((is - should).abs() < 1e-6, "part {index}: {is} is not {should}");
+        }
+        // Four places, five calls: two turns in four must end before, and the other three places are taken.
+        let busy = Standing { reading: Some(Reading { outstanding: 5.0, ..reading() }), ..standing() };
+        let parts = predict(&busy, &Demand::new(1000, Some(100), true));
+        assert!((parts.queue_ms - 6050.0 * (0.5 + 0.5 * 0.75)).abs() < 1e-6, "{parts:?}");
+    }
+
+    #[test]
+    fn an_idle_copy_beats_a_busy_one_although_neither_queues() {
+        let demand = Demand::new(100, None, true);
+        let busy = Standing { reading: Some(Reading { outstanding: 1.0, ..reading() }), ..standing() };
+        assert!(predicted_ms(&predict(&busy, &demand)) > predicted_ms(&predict(&standing(), &demand)));
+    }
+
+    #[test]
+    fn preferences_choose_between_big_and_small_near_and_far_paid_and_free() {
+        let demand = Demand::new(100, None, true);
+        let of = |prefer, quality, decode, path, cost| {
+            let prior = Prior { decode, ..standing().prior };
+            let standing = Standing { quality, prior, path: Some(path), ..standing() };
+            score(&Weights::of(prefer), 0, &predict(&standing, &demand), Some(path), cost)
+        };
+        let small = |prefer| of(prefer, 0.3, 80.0, PathClass::Lan, 0.0);
+        let big = |prefer| of(prefer, 0.8, 3.0, PathClass::Lan, 0.0);
+        assert!(small(Prefer::Latency) > big(Prefer::Latency));
+        assert!(small(Prefer::Accuracy) < big(Prefer::Accuracy));
+        let near = |prefer| of(prefer, 0.4, 10.0, PathClass::Itself, 0.0);
+        let far = |prefer| of(prefer, 0.6, 20.0, PathClass::Wan, 0.0);
+        assert!(near(Prefer::Location) > far(Prefer::Location));
+        assert!(near(Prefer::Balanced) < far(Prefer::Balanced));
+        let free = |prefer| of(prefer, 0.5, 10.0, PathClass::Lan, 0.0);
+        let paid = |prefer| of(prefer, 0.9, 60.0, PathClass::Wan, 0.005);
+        assert!(free(Prefer::Cost) > paid(Prefer::Cost));
+        assert!(free(Prefer::Accuracy) < paid(Prefer::Accuracy));
+    }
+
+    proptest! {
+        #[test]
+        fn more_queue_is_never_better(
+            outstanding in 0.0f64..500.0, more in 0.0f64..500.0, limit in 1u32..64,
+            prompt in 0u32..100_000, answer in proptest::option::of(1u32..10_000), prefer in 0usize..5,
+        ) {
+            let prefer = [Prefer::Balanced, Prefer::Latency, Prefer::Accuracy, Prefer::Location, Prefer::Cost][prefer];
+            let demand = Demand::new(prompt, answer, true);
+            let of = |outstanding| {
+                let reading = Reading { outstanding, limit: Some(limit), ..reading() };
+                score(&Weights::of(prefer), 0, &predict(&Standing { reading: Some(reading), ..standing() }, &demand), None, 0.0)
+            };
+            prop_assert!(of(outstanding + more) <= of(outstanding));
+        }
+
+        #[test]
+        fn warm_is_never_worse_than_cold(
+            load in 0.001f32..600.0, decode in 0.1f32..500.0, class in 0u8..=4, prompt in 0u32..100_000,
+        ) {
+            let prior = Prior { load, decode, prefill: decode * 10.0 };
+            let of = |residency| predicted_ms(&predict(
+                &Standing { residency, prior, load_class: class, ..standing() }, &Demand::new(prompt, None, true)));
+            prop_assert!(of(Residency::Warm) < of(Residency::Unknown));
+            prop_assert!(of(Residency::Unknown) < of(Residency::Cold));
+        }
+
+        #[test]
+        fn a_tier_is_worth_more_than_everything_else(
+            better in 0.0f64..=1.0, worse in 0.0f64..=1.0, fast in 0.1f32..500.0, slow in 0.1f32..500.0, cost in 0.0f64..10.0,
+        ) {
+            let of = |tier, quality, decode, cost| {
+                let standing = Standing { quality, prior: Prior { decode, ..standing().prior }, ..standing() };
+                score(&Weights::of(Prefer::Accuracy), tier, &predict(&standing, &Demand::new(10, None, true)), None, cost)
+            };
+            prop_assert!(of(1, worse, slow, cost) > of(0, better, fast, 0.0));
+        }
+    }
+}
