@@ -4,8 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use super::service::{Attempt, Logged, Outcome};
-use crate::router::{Candidate, Decision, NoRoute, Parts, Rejected};
+use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Rejected, Logged, Outcome};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]

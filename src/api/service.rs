@@ -10,7 +10,7 @@ use crate::capability::{Intent, PeerId};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
 use crate::mesh::MeshView;
-use crate::router::Decision;
+use crate::router::{Decision, Logged};
 
 /// The node behind the API.
 pub trait Service: Send + Sync + 'static {
@@ -60,55 +60,6 @@ pub enum Phase {
     Ready,
     /// It finishes what it has and takes nothing new.
     Draining,
-}
-
-/// A decision and what became of it.
-#[derive(Debug, Clone)]
-pub struct Logged {
-    /// The decision.
-    pub decision: Arc<Decision>,
-    /// The request that it was made for.
-    pub request_id: String,
-    /// When it was made.
-    pub at: SystemTime,
-    /// Who was tried, in order.
-    pub attempts: Vec<Attempt>,
-    /// What became of it.
-    pub outcome: Outcome,
-}
-
-/// One candidate that was tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// The node.
-    pub node: PeerId,
-    /// Its human name.
-    pub node_name: Arc<str>,
-    /// The model.
-    pub model: String,
-    /// `ok`, or why it failed.
-    pub result: String,
-    /// What it took.
-    pub elapsed: Duration,
-}
-
-/// What became of a decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "status", rename_all = "lowercase")]
-pub enum Outcome {
-    /// Under way, or only asked for and never run.
-    Open,
-    /// Answered in full by the last of the attempts.
-    Served,
-    /// Nobody answered, or the answer broke off.
-    Failed {
-        /// The HTTP status.
-        code: u16,
-        /// What the caller was told.
-        message: String,
-    },
-    /// The caller left.
-    Cancelled,
 }
 
 /// How a provider fares.

@@ -9,13 +9,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::Parts;
-use crate::api::{JoinError, Judged, Phase, ProviderStatus, Service};
+use crate::api::{JoinError, Phase, ProviderStatus, Service};
 use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Target};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
 use crate::mesh::{self, MeshView};
 use crate::provider::Registry;
-use crate::router::{Decision, Logged, Outcome};
+use crate::router::{Decision, Logged};
 
 /// The node as its API sees it.
 pub(super) struct NodeService(pub Arc<Parts>);
@@ -36,12 +36,12 @@ impl Service for NodeService {
         decision
     }
 
-    fn decisions(&self, count: usize) -> Vec<Judged> {
-        self.0.router.log().latest(count).into_iter().map(judged).collect()
+    fn decisions(&self, count: usize) -> Vec<Logged> {
+        self.0.router.log().latest(count)
     }
 
-    fn decision(&self, id: &str) -> Option<Judged> {
-        self.0.router.log().get(id).map(judged)
+    fn decision(&self, id: &str) -> Option<Logged> {
+        self.0.router.log().get(id)
     }
 
     fn catalog(&self) -> Arc<Snapshot> {
@@ -107,18 +107,4 @@ pub(super) fn provider_statuses(registry: &Registry) -> Vec<ProviderStatus> {
             capabilities: status.capabilities,
         })
         .collect()
-}
-
-fn judged(logged: Logged) -> Judged {
-    Judged {
-        decision: logged.decision,
-        at: logged.at,
-        attempts: u32::try_from(logged.attempts.len()).unwrap_or(u32::MAX),
-        outcome: match logged.outcome {
-            Outcome::Open => None,
-            Outcome::Served => Some("served".to_owned()),
-            Outcome::Cancelled => Some("the caller left".to_owned()),
-            Outcome::Failed { code, message } => Some(format!("failed ({code}): {message}")),
-        },
-    }
 }

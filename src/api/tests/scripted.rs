@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Attempt, JoinError, Logged, Outcome, Phase, ProviderStatus, Service, Serving, Settings, serve};
+use crate::api::{JoinError, Phase, ProviderStatus, Service, Serving, Settings, serve};
 use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, Operation, OperationSet, PeerId};
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{LinkTransport, MeshView, PathClass, PeerView};
-use crate::router::{Candidate, Decision, NoRoute, Parts};
+use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Logged, Outcome};
 use crate::telemetry::Metrics;
 
 /// The longest that a test waits for anything.
