@@ -165,6 +165,7 @@ pub fn answer(
                 statements: delta.statements,
                 want: delta.want.into_iter().map(|node| node.to_bytes().into()).collect(),
                 more: delta.more,
+                beyond: delta.beyond,
             })
         }
         v1::sync_request::Body::FetchBody(fetch) => {
@@ -179,7 +180,13 @@ pub fn answer(
 /// Takes in the answer to a digest, and says how to go on.
 #[must_use]
 pub fn absorb(register: &mut Register, mesh: &MeshId, delta: v1::SyncDelta, now: Instant) -> Absorbed {
-    let taken = take(register, mesh, delta.statements, now);
+    let mut taken = take(register, mesh, delta.statements, now);
+    let own = register.own().to_bytes();
+    let beyond = delta.beyond.iter().filter(|position| position.node == own);
+    let beyond = beyond.map(|position| Position { epoch: position.epoch, seq: position.seq });
+    if let Some(position) = beyond.max().filter(|position| *position > register.own_position()) {
+        taken.outcomes.push((register.own(), Outcome::OwnAhead(position)));
+    }
     let want = delta.want.iter().filter_map(|node| PeerId::from_bytes(node).ok());
     let push = register.statements_of(want, now);
     let goes_on = taken.fault.is_none() && (!push.is_empty() || (delta.more && taken.news() > 0));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{BodyState, Position, Record, Register};
+use super::state::{BodyState, Grave, Record, Register};
+use super::statement::Position;
 use crate::capability::PeerId;
 use crate::wire::v1;
 
@@ -29,6 +30,8 @@ pub struct Delta {
     pub more: bool,
     /// The other knows a newer statement of this very node: see [`Outcome::OwnAhead`](super::Outcome::OwnAhead).
     pub own_ahead: Option<Position>,
+    /// Nodes that are gone here, at a position past the other's.
+    pub beyond: Vec<v1::Position>,
 }
 
 impl Register {
@@ -38,14 +41,7 @@ impl Register {
         let live = self.nodes.iter().map(|(node, record)| (node, record.position));
         let left =
             self.graves.iter().filter(|(_, g)| g.tombstone.is_some()).map(|(node, grave)| (node, grave.position));
-        live.chain(left)
-            .take(MAX_POSITIONS)
-            .map(|(node, position)| v1::Position {
-                node: node.to_bytes().into(),
-                epoch: position.epoch,
-                seq: position.seq,
-            })
-            .collect()
+        live.chain(left).take(MAX_POSITIONS).map(|(node, position)| to_wire(node, position)).collect()
     }
 
     /// Compares with another register's digest: what it lacks, and what it knows better. Positions without a
@@ -67,6 +63,10 @@ impl Register {
         for (_, grave) in left {
             page.push(grave.passed_on(now));
         }
+        let gone = self.graves.iter().filter(|(node, grave)| {
+            grave.tombstone.is_none() && theirs.get(node).is_some_and(|known| *known < grave.position)
+        });
+        let beyond = gone.map(|(node, grave)| to_wire(node, grave.position)).collect();
         let (own, others): (Vec<_>, Vec<_>) = theirs
             .into_iter()
             .filter(|(node, position)| self.wants(node, *position, now))
@@ -76,6 +76,7 @@ impl Register {
             want: others.into_iter().map(|(node, _)| node).collect(),
             more: page.full,
             own_ahead: own.first().map(|(_, position)| *position),
+            beyond,
         }
     }
 
@@ -108,6 +109,10 @@ impl Register {
     }
 }
 
+fn to_wire(node: &PeerId, position: Position) -> v1::Position {
+    v1::Position { node: node.to_bytes().into(), epoch: position.epoch, seq: position.seq }
+}
+
 impl Record {
     fn passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
         let rest = self.expires.map_or(self.ttl, |expires| expires.saturating_duration_since(now));
@@ -119,7 +124,7 @@ impl Record {
     }
 }
 
-impl super::Grave {
+impl Grave {
     fn passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
         let tombstone = self.tombstone.as_ref()?;
         aged(&tombstone.signed, Bytes::new(), tombstone.ttl * 2, tombstone.until.saturating_duration_since(now))

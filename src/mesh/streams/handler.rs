@@ -15,8 +15,8 @@ use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::links::{Counted, Rank, Request};
-use super::{Inbound, OpenError, Stream};
+use super::links::{Rank, Request};
+use super::stream::{Counted, Inbound, OpenError, Stream};
 
 /// Streams that are negotiated at once on a connection: enough that one slow answer does not hold up the others,
 /// few enough that a burst cannot exhaust what the other side takes (it drops what is over its limit).

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{OpenError, Prefer, Stream};
+use super::stream::{Counted, OpenError, Prefer, Stream};
 
 /// Requests that wait for one connection's handler. Beyond it the opener waits, for its own deadline.
 pub(super) const REQUESTS: usize = 256;
@@ -43,23 +43,6 @@ impl Rank {
 
     pub(super) fn is_direct(self) -> bool {
         self != Self::Relayed
-    }
-}
-
-/// Counts a stream of a connection from the moment it is asked for until it is dropped.
-#[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,10 +111,5 @@ impl Links {
         let peers = self.0.lock();
         let link = peers.get(peer).into_iter().flatten().find(|link| link.connection == connection);
         link.map_or(0, |link| link.streams.load(Ordering::Relaxed))
-    }
-
-    #[cfg(test)]
-    pub(super) fn peers(&self) -> usize {
-        self.0.lock().len()
     }
 }
