@@ -1,5 +1,6 @@
 //! The live connections: which of a node's is best, which are one too many, and whom to connect to. Pure.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -112,15 +113,10 @@ impl Connections {
         self.links.get(node)?.iter().min_by_key(|link| self.rank(node, link))
     }
 
-    /// One of a node's connections.
-    #[must_use]
-    pub fn link(&self, node: &PeerId, id: ConnectionId) -> Option<&Link> {
-        self.links.get(node)?.iter().find(|link| link.id == id)
-    }
-
     /// Lower is better, and both ends come to the same order: direct before relayed, QUIC before TCP, dialled by
-    /// the smaller id, the older one.
-    fn rank(&self, node: &PeerId, link: &Link) -> (bool, u8, bool, Instant) {
+    /// the smaller id, the newer one: when a node was killed and comes back, its old connection is dead
+    /// and does not know it yet.
+    fn rank(&self, node: &PeerId, link: &Link) -> (bool, u8, bool, Reverse<Instant>) {
         let transport = match link.transport {
             LinkTransport::Memory => 0,
             LinkTransport::Quic => 1,
@@ -128,7 +124,7 @@ impl Connections {
             LinkTransport::Relay => 3,
         };
         let dialled_by_smaller = link.dialled == (self.own < *node);
-        (link.path == PathClass::Relayed, transport, !dialled_by_smaller, link.since)
+        (link.path == PathClass::Relayed, transport, !dialled_by_smaller, Reverse(link.since))
     }
 
     /// Connections that live beside a better one for long enough, and carry nothing.

@@ -42,7 +42,7 @@ mod reachability;
 mod seeds;
 mod settings;
 pub mod statement;
-mod streams;
+pub mod streams;
 pub mod sync;
 #[cfg(test)]
 mod tests;

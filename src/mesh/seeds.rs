@@ -183,12 +183,6 @@ impl Seeds {
         }
     }
 
-    /// Whether a seed is connected to this node.
-    #[must_use]
-    pub fn holds(&self, node: &PeerId) -> bool {
-        self.0.iter().any(|state| matches!(state.phase, Phase::Connected) && state.node.as_ref() == Some(node))
-    }
-
     /// The node that this seed is connected to.
     #[must_use]
     pub fn node(&self, seed: SeedIndex) -> Option<PeerId> {
@@ -305,7 +299,7 @@ mod tests {
         bench.due();
         assert_eq!(bench.seeds.connected(0, node), Some(Connected::New { instead_of: None }));
         assert_eq!(bench.seeds.connected(0, node), Some(Connected::Already));
-        assert!(bench.seeds.holds(&node));
+        assert_eq!(bench.seeds.node(0), Some(node));
         assert_eq!(bench.fail("late"), None, "a late failure changes nothing");
         assert!(bench.seeds.views()[0].connected);
     }

@@ -23,11 +23,11 @@ use crate::capability::PeerId;
 /// within.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A QUIC connection that has heard nothing for this long is dead. The mesh pings far more often.
-const QUIC_IDLE_MS: u32 = 8_000;
+/// A QUIC connection that has heard nothing for this long is dead: a killed process does not say goodbye over UDP.
+const QUIC_IDLE_MS: u32 = 5_000;
 
-/// Two keep-alives within the idle time, with one to lose.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Three keep-alives within the idle time, with two to lose.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(1500);
 
 /// QUIC handshakes that take longer go to a place that drops UDP.
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(5);

@@ -330,7 +330,7 @@ fn registers_converge_and_never_raise_the_dead() {
         let mut sim = Sim::new(seed);
         while sim.now_ms < END_MS {
             sim.step();
-            if sim.now_ms % 5_000 == 0 {
+            if sim.now_ms.is_multiple_of(5_000) {
                 sim.assert_no_zombies(seed);
             }
         }

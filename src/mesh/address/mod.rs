@@ -195,7 +195,7 @@ const OVERLAY: [&str; 6] = ["tun", "wg", "tailscale", "utun", "zt", "nebula"];
 pub fn rank_own(addresses: impl IntoIterator<Item = Multiaddr>, interfaces: &Interfaces) -> Vec<Multiaddr> {
     let mut ranked: Vec<_> = addresses
         .into_iter()
-        .filter(|address| is_dialable_for_others(address))
+        .filter(is_dialable_for_others)
         .map(|address| (rank(&address, interfaces), address))
         .collect();
     let is_loopback = |address: &Multiaddr| ip_of(address).is_some_and(|ip| scope(ip) == Scope::Loopback);

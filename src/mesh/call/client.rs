@@ -193,14 +193,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
     }
 
     /// Joins the pieces of a cut event; `None` while there are more.
-    fn join(&mut self, chunk: v1::Chunk) -> Result<Option<Chunk>, Failure> {
+    fn join(&mut self, chunk: v1::Chunk) -> Result<Option<Chunk>, EventTooLarge> {
         let content_type = (!chunk.content_type.is_empty()).then_some(chunk.content_type);
         if self.joined.is_none() && !chunk.more {
             return Ok(Some(Chunk { data: chunk.data, content_type }));
         }
         let (mut joined, first_type) = self.joined.take().unwrap_or_else(|| (BytesMut::new(), content_type));
         if joined.len() + chunk.data.len() > JOINED_BYTES {
-            return Err(self.broken("sent an event of more than 64 MiB"));
+            return Err(EventTooLarge);
         }
         joined.extend_from_slice(&chunk.data);
         if chunk.more {
@@ -210,24 +210,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
         Ok(Some(Chunk { data: joined.freeze(), content_type: first_type }))
     }
 
-    fn on_frame(&mut self, wire: v1::Frame) -> Result<Option<Frame>, Failure> {
-        if let Some(v1::frame::Body::Chunk(chunk)) = wire.body {
-            // The text fields of a chunk are checked like those of any frame, without its bytes.
-            let bare = v1::Chunk { data: Bytes::new(), content_type: chunk.content_type.clone(), more: false };
-            let bare = v1::Frame { body: Some(v1::frame::Body::Chunk(bare)) };
-            wire::frame_from_wire(bare).map_err(|error| malformed(self.node, self.any_chunk, &error))?;
-            let chunk = self.join(chunk)?;
-            self.any_chunk |= chunk.is_some();
-            return Ok(chunk.map(Frame::Chunk));
+    /// What the reader gets of a message: nothing for a piece of an event or something that only a newer version
+    /// knows, and an error for what must not come here.
+    fn on_message(&mut self, mut wire: v1::Frame) -> Option<Frame> {
+        if let Some(v1::frame::Body::Chunk(piece)) = &mut wire.body {
+            match self.join(std::mem::take(piece)) {
+                Ok(Some(Chunk { data, content_type })) => {
+                    *piece = v1::Chunk { data, content_type: content_type.unwrap_or_default(), more: false };
+                }
+                Ok(None) => return None,
+                Err(EventTooLarge) => return Some(Frame::Error(self.broken("sent an event of more than 64 MiB"))),
+            }
         }
         match wire::frame_from_wire(wire) {
-            Ok(Some(Frame::Accepted(_) | Frame::Rejected(_))) => Err(out_of_order(self.node, self.any_chunk)),
-            Ok(Some(Frame::End { .. })) if self.joined.is_some() => Err(out_of_order(self.node, self.any_chunk)),
-            Ok(frame) => Ok(frame),
-            Err(error) => Err(malformed(self.node, self.any_chunk, &error)),
+            Ok(Some(Frame::Accepted(_) | Frame::Rejected(_))) => {
+                Some(Frame::Error(out_of_order(self.node, self.any_chunk)))
+            }
+            Ok(Some(Frame::End { .. })) if self.joined.is_some() => {
+                Some(Frame::Error(out_of_order(self.node, self.any_chunk)))
+            }
+            Ok(frame) => {
+                self.any_chunk |= matches!(frame, Some(Frame::Chunk(_)));
+                frame
+            }
+            Err(error) => Some(Frame::Error(malformed(self.node, self.any_chunk, &error))),
         }
     }
 }
+
+/// An event was cut into pieces of more than [`JOINED_BYTES`].
+struct EventTooLarge;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Answer<S> {
     type Item = Frame;
@@ -242,16 +254,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Answer<S> {
             match io.frames.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(wire))) => {
                     this.waiting_since = None;
-                    match this.on_frame(wire) {
-                        Ok(Some(frame)) => {
-                            if matches!(frame, Frame::End { .. } | Frame::Error(_)) {
-                                this.io = None;
-                            }
-                            return Poll::Ready(Some(frame));
-                        }
-                        Ok(None) => continue,
-                        Err(failure) => return this.end(failure),
+                    let Some(frame) = this.on_message(wire) else { continue };
+                    if matches!(frame, Frame::End { .. } | Frame::Error(_)) {
+                        this.io = None;
                     }
+                    return Poll::Ready(Some(frame));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let failure = this.broken(&format!("was lost in the middle of the answer: {error}"));

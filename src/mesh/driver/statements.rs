@@ -169,7 +169,12 @@ impl Driver {
             tracing::debug!(%node, "too many statements; ignoring some");
             return MessageAcceptance::Ignore;
         }
+        let position = statement.position;
         let outcome = self.register.apply(statement, Source::Gossip, now);
+        if node == from && self.register.position_of(&node).is_some_and(|known| position < known) {
+            // It does not know what the mesh knows of it: another node has its identity, or it lost its past.
+            self.sync_with(from, now);
+        }
         self.on_outcome(node, outcome, from, now);
         match outcome {
             Outcome::Stale | Outcome::Full | Outcome::OwnAhead(_) => MessageAcceptance::Ignore,

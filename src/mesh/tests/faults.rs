@@ -1,6 +1,8 @@
 //! Strangers, liars and doubles.
 
 use futures::StreamExt as _;
+use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
 use prost::Message;
@@ -39,6 +41,53 @@ async fn a_node_of_another_mesh_opens_no_protocol_and_hears_why() {
         assert_eq!(refused.data["inbound"], true);
         assert!(a.mesh.view().peers.is_empty() && stranger.mesh.view().peers.is_empty());
         assert!(!a.mesh.adverts().borrow().contains_key(&stranger.id()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_that_knows_no_gate_opens_no_protocol() {
+    #[derive(libp2p::swarm::NetworkBehaviour)]
+    struct Curious {
+        identify: libp2p::identify::Behaviour,
+        ping: libp2p::ping::Behaviour,
+    }
+    let a = run(on_loopback("a"));
+    for path in ["udp/PORT/quic-v1", "tcp/PORT"] {
+        let key = libp2p::identity::Keypair::generate_ed25519();
+        let tcp = libp2p::tcp::tokio::Transport::default()
+            .upgrade(libp2p::core::upgrade::Version::V1Lazy)
+            .authenticate(libp2p::noise::Config::new(&key).expect("keys"))
+            .multiplex(libp2p::yamux::Config::default())
+            .map(|(node, muxer), _| (node, StreamMuxerBox::new(muxer)));
+        let quic = libp2p::quic::tokio::Transport::new(libp2p::quic::Config::new(&key))
+            .map(|(node, muxer), _| (node, StreamMuxerBox::new(muxer)));
+        let transport = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
+        let behaviour = Curious {
+            identify: libp2p::identify::Behaviour::new(libp2p::identify::Config::new("x".into(), key.public())),
+            ping: libp2p::ping::Behaviour::default(),
+        };
+        let config = libp2p::swarm::Config::with_tokio_executor();
+        let mut stranger = Swarm::new(transport, behaviour, key.public().to_peer_id(), config);
+        let port = a.mesh.port().expect("a port").to_string();
+        let address: Multiaddr =
+            format!("/ip4/127.0.0.1/{}", path.replace("PORT", &port)).parse().expect("an address");
+        stranger.dial(address).expect("dialled");
+        let turned_away = async {
+            loop {
+                match stranger.select_next_some().await {
+                    SwarmEvent::ConnectionClosed { .. } | SwarmEvent::OutgoingConnectionError { .. } => return,
+                    SwarmEvent::Behaviour(CuriousEvent::Identify(libp2p::identify::Event::Received { .. })) => {
+                        panic!("a protocol was opened")
+                    }
+                    SwarmEvent::Behaviour(CuriousEvent::Ping(libp2p::ping::Event { result: Ok(_), .. })) => {
+                        panic!("a protocol was opened")
+                    }
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, turned_away).await.expect("turned away");
+        assert!(a.mesh.view().peers.is_empty());
     }
 }
 
@@ -148,7 +197,9 @@ async fn forged_and_malformed_statements_are_refused_and_nothing_else_is_disturb
 async fn a_node_notices_that_another_one_has_its_identity() {
     let hub = run(on_loopback("hub"));
     let identity = Identity::generate();
-    let first = run_as(with_seed(on_loopback("first"), &hub.seed()), identity.clone());
+    // It hears of the other one when its next beat is out of date.
+    let beats_often = Settings { advert_ttl: Duration::from_secs(4), ..on_loopback("first") };
+    let first = run_as(with_seed(beats_often, &hub.seed()), identity.clone());
     first.mesh.advertise(model("of-first"), 0).await;
     hub.until_offered(first.id(), "of-first").await;
     let mut events = first.events.subscribe();

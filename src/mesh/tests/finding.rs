@@ -194,3 +194,15 @@ async fn a_restarted_node_finds_the_others_by_its_peer_book() {
     b.until_connected(a.id()).await;
     a.until_offered(b.id(), "again").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a network interface with multicast; for a network namespace of its own"]
+async fn two_nodes_find_each_other_by_mdns() {
+    let open = |name| Settings { mdns: true, bind: vec![Ipv4Addr::UNSPECIFIED.into()], ..on_loopback(name) };
+    let a = run(open("a"));
+    let b = run(open("b"));
+    let started = std::time::Instant::now();
+    a.until_connected(b.id()).await;
+    b.until_connected(a.id()).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "they found each other after {:?}", started.elapsed());
+}
