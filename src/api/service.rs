@@ -1,7 +1,6 @@
 //! What the API needs of the node. The node implements it; tests script it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use serde::Serialize;

@@ -120,19 +120,13 @@ struct Ran {
     err: String,
 }
 
-fn no_start(_: crate::config::Config, _: Announce) -> futures::future::BoxFuture<'static, StartResult> {
-    Box::pin(std::future::ready(Err("not in this test".into())))
-}
-
-type StartResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
-
 fn run(args: &[&str], stdin: &str, look: Look) -> Ran {
     // As main does.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let cli = Cli::try_parse_from([&["atmosphere"], args].concat()).expect("parses");
     let mut output = Output { out: &mut out, err: &mut err, look };
-    let result = execute(cli.command, no_start, &mut stdin.as_bytes(), &mut output);
+    let result = execute(cli.command, &mut stdin.as_bytes(), &mut output);
     let code = match result {
         Ok(()) => 0,
         Err(error) => {
@@ -434,7 +428,7 @@ fn a_closed_pipe_is_no_failure() {
     let node = node();
     let cli = Cli::try_parse_from(["atmosphere", "nodes", "--url", &node.url()]).expect("parses");
     let mut output = Output { out: &mut Closed, err: &mut Vec::new(), look: Look::default() };
-    let error = execute(cli.command, no_start, &mut io::empty(), &mut output).expect_err("closed");
+    let error = execute(cli.command, &mut io::empty(), &mut output).expect_err("closed");
     assert!(error.is_silent() && error.exit_code() == 0);
 }
 

@@ -18,7 +18,7 @@ use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, O
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{LinkTransport, MeshView, PathClass, PeerView};
-use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Logged, Outcome};
+use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts};
 use crate::telemetry::Metrics;
 
 /// The longest that a test waits for anything.
@@ -71,8 +71,11 @@ pub(super) fn decision() -> Decision {
         target: "llama3.2".to_owned(),
         reason: "warm on gpu — nearest".to_owned(),
         abstained: false,
+        step: Step::Model,
         candidates: vec![candidate()],
+        candidates_total: 1,
         rejected: Vec::new(),
+        rejected_total: 0,
         no_route: None,
         elapsed: Duration::from_micros(42),
     }
