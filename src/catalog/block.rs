@@ -24,7 +24,7 @@ use std::sync::Arc;
 use super::texts::texts;
 use crate::capability::{Capability, VectorSource};
 use crate::embedding::Embedder;
-use crate::embedding::quantise::{dot, dot_exact, quantise, unit_scale};
+use crate::embedding::quantise::{dot_exact, dots, quantise, unit_scale};
 
 /// Share of the best vector in the [`likeness`]; the rest is the centroid's. The table above is flat around a half.
 const BEST_SHARE: f32 = 0.5;
@@ -156,25 +156,22 @@ impl Block {
         if query.values.len() != self.dim {
             return;
         }
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (capability, span) in self.spans.iter().enumerate() {
-                    if !kept.get(capability).copied().unwrap_or(false) || span.start == span.end {
-                        continue;
-                    }
-                    let rows = span.start as usize..span.end as usize;
-                    let bytes = &self.values[rows.start * self.dim..rows.end * self.dim];
-                    let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
-                    for (row, scale) in bytes.chunks_exact(self.dim).zip(&self.scales[rows]) {
-                        let similarity = dot(&query.values, row) as f32 * scale;
-                        best = best.max(similarity * query.scale);
-                        sum += similarity;
-                    }
-                    take(capability, likeness(best, sum * query.scale * span.per_length));
-                }
-            },
-        );
+        let mut products = Vec::new();
+        for (capability, span) in self.spans.iter().enumerate() {
+            if !kept.get(capability).copied().unwrap_or(false) || span.start == span.end {
+                continue;
+            }
+            let rows = span.start as usize..span.end as usize;
+            products.resize(rows.len(), 0);
+            dots(&query.values, &self.values[rows.start * self.dim..rows.end * self.dim], &mut products);
+            let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
+            for (&product, scale) in products.iter().zip(&self.scales[rows]) {
+                let similarity = product as f32 * scale;
+                best = best.max(similarity * query.scale);
+                sum += similarity;
+            }
+            take(capability, likeness(best, sum * query.scale * span.per_length));
+        }
     }
 
     /// The exact likeness of a capability, and its nearest text.

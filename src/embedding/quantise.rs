@@ -44,6 +44,20 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).fold(0_i32, |sum, (&a, &b)| sum.wrapping_add(i32::from(a).wrapping_mul(i32::from(b))))
 }
 
+/// The [`dot`] of a vector with each of the rows that follow each other in `rows`.
+pub fn dots(vector: &[i8], rows: &[i8], out: &mut [i32]) {
+    // A closure with nothing but these loops: a larger one is not compiled for the wide instructions, which
+    // makes it three times slower.
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (row, out) in rows.chunks_exact(vector.len().max(1)).zip(out) {
+                *out = dot(vector, row);
+            }
+        },
+    );
+}
+
 /// Sum of products of a vector with bytes.
 #[inline(always)]
 #[must_use]
@@ -86,6 +100,15 @@ mod tests {
             let a: Vec<f32> = a.iter().map(|&a| f32::from(a)).collect();
             prop_assert!((dot_exact(&a, &b) - expected as f32).abs() <= 1.0 + expected.abs() as f32 * 1e-5);
         }
+    }
+
+    #[test]
+    fn rows_are_taken_one_after_the_other() {
+        let mut out = [7; 3];
+        dots(&[1, 2], &[1, 1, 2, -2], &mut out);
+        assert_eq!(out, [3, -2, 7]);
+        dots(&[], &[1], &mut out[..1]);
+        assert_eq!(out[0], 0);
     }
 
     #[test]

@@ -2,7 +2,15 @@
 //!
 //! The format and the algorithm are [model2vec](https://github.com/MinishLab/model2vec)'s: the mean of the
 //! weighted vectors of the known tokens, at unit length. A reader of our own, because it leaves the 7.6 MB table
-//! where it is, in the program's file, and touches only the rows that a text needs. FIGURES
+//! where it is, in the program's file, and touches only the rows that a text needs. Measured against the
+//! library of the format (`model2vec-rs` 0.4, which the tests compare it with), on one busy x86-64 core:
+//!
+//! | | start | memory at start, after 4,000 texts | 10 words p50, p99 | 60 words p50, p99 |
+//! |---|---|---|---|---|
+//! | this | 4 ms | 2.2 MB, 6.5 MB | 1.1 us, 8 us | 5.0 us, 9 us |
+//! | the library | 33 ms | 18.6 MB, 18.8 MB | 1.5 us, 3 us | 6.8 us, 11 us |
+//!
+//! The tail of the short texts is the first touch of a row, which the library pays at start.
 //!
 //! English first: tokens of other languages are mostly unknown, and a text of unknown tokens only has the zero
 //! vector. The catalog then compares by words.
