@@ -347,9 +347,9 @@ impl Choice<'_> {
         intent: &Intent,
     ) -> Decision {
         let snapshot = self.world.snapshot;
-        let key = |scored: &Scored| snapshot.entry(scored.entry).map(|entry| (&entry.node, &entry.capability.id));
+        // Equals in the order of the catalog, which is by node id: the same for every decision, and free.
         let order = |a: &Scored, b: &Scored| {
-            score::best_first((a.score, a.quality), (b.score, b.quality)).then_with(|| key(a).cmp(&key(b)))
+            score::best_first((a.score, a.quality), (b.score, b.quality)).then(a.entry.cmp(&b.entry))
         };
         let candidates_total = self.scored.len();
         if candidates_total > MAX_CANDIDATES {
