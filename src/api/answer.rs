@@ -49,6 +49,7 @@ where
     };
     let took = started.elapsed();
     app.measures.request(route, response.status().as_u16(), took);
+    tracing::debug!(?request_id, route, status = response.status().as_u16(), ?took, "answered");
     let headers = response.headers_mut();
     app.origins.decorate(origin.as_ref(), headers);
     headers.insert(SERVER, HeaderValue::from_static("atmosphere"));

@@ -88,6 +88,10 @@ impl ApiError {
     /// What a caller is told when dispatch has failed.
     pub(super) fn of_dispatch(error: DispatchError) -> Self {
         let DispatchError { decision, attempts, failure } = error;
+        let retry_after = match &decision.no_route {
+            Some(NoRoute::AllCooling { retry_after }) => failure.retry_after.or(Some(*retry_after)),
+            _ => failure.retry_after,
+        };
         let error = match &decision.no_route {
             Some(no_route @ NoRoute::UnknownModel { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", no_route.to_string()).param("model")
@@ -106,7 +110,7 @@ impl ApiError {
                 error
             }
         };
-        match failure.retry_after {
+        match retry_after {
             Some(after) => error.retry_after(after),
             // All that could be tried was: a client that tries again by itself multiplies the load.
             None if attempts > 1 && error.0.status.is_server_error() => {

@@ -4,8 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use super::service::Judged;
-use crate::router::{Candidate, Decision, NoRoute, Parts, Rejected};
+use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Rejected, Logged, Outcome};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]
@@ -25,13 +24,24 @@ pub(super) struct DecisionShape<'a> {
 
 /// A decision and what became of it.
 #[derive(Serialize)]
-pub(super) struct JudgedShape<'a> {
+pub(super) struct LoggedShape<'a> {
     #[serde(flatten)]
     decision: DecisionShape<'a>,
+    request_id: &'a str,
     /// Unix milliseconds.
     at_ms: u64,
-    attempts: u32,
-    outcome: Option<&'a str>,
+    attempts: Vec<AttemptShape<'a>>,
+    outcome: &'a Outcome,
+}
+
+#[derive(Serialize)]
+struct AttemptShape<'a> {
+    node: String,
+    node_name: &'a str,
+    model: &'a str,
+    /// `ok`, or why it failed.
+    result: &'a str,
+    elapsed_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -85,14 +95,27 @@ impl<'a> From<&'a Decision> for DecisionShape<'a> {
     }
 }
 
-impl<'a> From<&'a Judged> for JudgedShape<'a> {
-    fn from(judged: &'a Judged) -> Self {
-        let since = judged.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+impl<'a> From<&'a Logged> for LoggedShape<'a> {
+    fn from(logged: &'a Logged) -> Self {
+        let since = logged.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            decision: DecisionShape::from(&*judged.decision),
+            decision: DecisionShape::from(&*logged.decision),
+            request_id: &logged.request_id,
             at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            attempts: judged.attempts,
-            outcome: judged.outcome.as_deref(),
+            attempts: logged.attempts.iter().map(AttemptShape::from).collect(),
+            outcome: &logged.outcome,
+        }
+    }
+}
+
+impl<'a> From<&'a Attempt> for AttemptShape<'a> {
+    fn from(attempt: &'a Attempt) -> Self {
+        Self {
+            node: attempt.node.to_base58(),
+            node_name: &attempt.node_name,
+            model: &attempt.model,
+            result: &attempt.result,
+            elapsed_ms: attempt.elapsed.as_secs_f64() * 1000.0,
         }
     }
 }

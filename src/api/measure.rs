@@ -45,7 +45,7 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Ending {
     /// It was sent to its end.
     Complete,
     /// It ended with an error.
@@ -114,12 +114,12 @@ impl Measures {
         self.first_chunk.get_or_create(&Asked { operation: operation.as_str() }).observe(took.as_secs_f64());
     }
 
-    pub(super) fn answer(&self, operation: Operation, outcome: Outcome, usage: Option<Usage>, took: Duration) {
+    pub(super) fn answer(&self, operation: Operation, outcome: Ending, usage: Option<Usage>, took: Duration) {
         let operation = operation.as_str();
         let outcome = match outcome {
-            Outcome::Complete => "complete",
-            Outcome::Failed => "failed",
-            Outcome::ClientLeft => "client_left",
+            Ending::Complete => "complete",
+            Ending::Failed => "failed",
+            Ending::ClientLeft => "client_left",
         };
         self.answers.get_or_create(&Answered { operation, outcome }).inc();
         self.answer_durations.get_or_create(&Asked { operation }).observe(took.as_secs_f64());

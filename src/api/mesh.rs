@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::app::{App, Context};
 use super::error::ApiError;
-use super::judgement::{DecisionShape, JudgedShape};
+use super::judgement::{DecisionShape, LoggedShape};
 use super::limits::read_json;
 use super::openai;
 use super::service::{JoinError, Phase};
@@ -33,7 +33,8 @@ const JOIN_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Serialize)]
 struct NodeShape {
     id: String,
-    name: Option<String>,
+    /// Empty for a node that is connected and has not said yet.
+    name: String,
     #[serde(rename = "self")]
     is_self: bool,
     status: &'static str,
@@ -120,7 +121,11 @@ fn node_shape(app: &App, view: &MeshView, catalog: &Snapshot, node: PeerId) -> N
     }
     NodeShape {
         id: node.to_base58(),
-        name: if is_self { Some(app.service.node_name().to_string()) } else { advert.map(|a| a.name.clone()) },
+        name: if is_self {
+            app.service.node_name().to_string()
+        } else {
+            advert.map(|advert| advert.name.clone()).unwrap_or_default()
+        },
         is_self,
         status,
         path: if is_self { Some(PathClass::Itself) } else { peer.map(|peer| peer.path) },
@@ -252,14 +257,18 @@ pub(super) async fn decisions(
     last: Result<Query<Last>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(last) = last.map_err(|error| ApiError::bad_request(error.body_text()).param("limit"))?;
-    let judged = app.service.decisions(last.limit.unwrap_or(DECISIONS));
-    let shapes: Vec<_> = judged.iter().map(JudgedShape::from).collect();
+    let logged = app.service.decisions(last.limit.unwrap_or(DECISIONS));
+    let shapes: Vec<_> = logged.iter().map(LoggedShape::from).collect();
     Ok(Json(json!({"decisions": shapes})).into_response())
 }
 
-pub(super) async fn decision(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn decision(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()).param("id"))?;
     match app.service.decision(&id) {
-        Some(judged) => Ok(Json(json!({"decision": JudgedShape::from(&judged)})).into_response()),
+        Some(logged) => Ok(Json(json!({"decision": LoggedShape::from(&logged)})).into_response()),
         None => {
             let message = "there is no such decision, or no longer: only the last ones are kept";
             Err(ApiError::new(StatusCode::NOT_FOUND, "decision_not_found", message).param("id"))

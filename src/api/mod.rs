@@ -39,5 +39,5 @@ mod tests;
 
 pub use auth::Keys;
 pub use server::{ServeError, Serving, serve};
-pub use service::{JoinError, Judged, Phase, ProviderStatus, Service};
+pub use service::{JoinError, Phase, ProviderStatus, Service};
 pub use settings::Settings;

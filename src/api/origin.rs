@@ -73,7 +73,8 @@ fn without_port(host: &str) -> &str {
 
 fn is_loopback(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
+    // The last two are what a container calls its host by.
+    ["localhost", "host.docker.internal", "host.containers.internal"].iter().any(|own| name.eq_ignore_ascii_case(own))
         || ends_with_ignore_case(name, ".localhost")
         || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
@@ -188,6 +189,7 @@ mod tests {
             "127.8.8.8",
             "[::1]:11451",
             "a.localhost:80",
+            "host.docker.internal:11451",
             "gpu.example:1",
         ] {
             assert!(host(&rule, good), "{good}");

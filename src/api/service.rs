@@ -1,7 +1,7 @@
 //! What the API needs of the node. The node implements it; tests script it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::capability::{Intent, PeerId};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
 use crate::mesh::MeshView;
-use crate::router::Decision;
+use crate::router::{Decision, Logged};
 
 /// The node behind the API.
 pub trait Service: Send + Sync + 'static {
@@ -25,10 +25,10 @@ pub trait Service: Send + Sync + 'static {
     fn route(&self, intent: &Intent) -> Decision;
 
     /// The last decisions, newest first, `count` at the most.
-    fn decisions(&self, count: usize) -> Vec<Judged>;
+    fn decisions(&self, count: usize) -> Vec<Logged>;
 
     /// The decision with this id, while it is remembered.
-    fn decision(&self, id: &str) -> Option<Judged>;
+    fn decision(&self, id: &str) -> Option<Logged>;
 
     /// What the mesh can do now.
     fn catalog(&self) -> Arc<Snapshot>;
@@ -60,19 +60,6 @@ pub enum Phase {
     Ready,
     /// It finishes what it has and takes nothing new.
     Draining,
-}
-
-/// A decision and what became of it.
-#[derive(Debug, Clone)]
-pub struct Judged {
-    /// The decision.
-    pub decision: Arc<Decision>,
-    /// When it was made.
-    pub at: SystemTime,
-    /// Candidates that were tried so far; 0 when it was only asked for.
-    pub attempts: u32,
-    /// How it went, in a word or a sentence; `None` while it runs or when it was only asked for.
-    pub outcome: Option<String>,
 }
 
 /// How a provider fares.

@@ -1,6 +1,6 @@
 //! Adverts become what the mesh can do.
 //!
-//! Two halves. `register` is a pure state machine: last-writer-wins statements, expiry, digests for sync;
+//! Two halves. [`register`] is a pure state machine: last-writer-wins statements, expiry, digests for sync;
 //! the mesh's driver owns it. [`Catalog`] is made from the register's adverts, off the driver's loop: names,
 //! projects and the semantic index in an immutable [`Snapshot`] that readers take without waiting.
 //!
@@ -23,6 +23,7 @@ mod index;
 mod lexicon;
 mod near;
 mod part;
+pub mod register;
 mod snapshot;
 mod texts;
 
@@ -98,8 +99,8 @@ impl Catalog {
 
     /// What it matches meaning with.
     #[must_use]
-    pub const fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
-        self.embedder.as_ref()
+    pub fn embedder(&self) -> Option<&Arc<dyn Embedder>> {
+        self.shared.embedder.as_ref()
     }
 
     /// What the mesh can do now.

@@ -32,8 +32,7 @@ macro_rules! below {
 /// One local OpenAI-compatible API for everything that your machines can do.
 #[derive(Debug, Parser)]
 #[command(name = "atmosphere", bin_name = "atmosphere", version, styles = STYLES, arg_required_else_help = true,
-    subcommand_required = true, max_term_width = 110, after_help = below!("\
-  atmosphere start                                  on the first machine
+    subcommand_required = true, max_term_width = 110, after_help = below!("  atmosphere start                                  on the first machine
   atmosphere start --seed-peer 192.168.1.20:11450   on the next, where it is not found by itself
   atmosphere chat \"How do I care for my llama?\"
   atmosphere route \"write a quicksort in Rust\"      who would answer, and why"))]
@@ -47,11 +46,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a node on this machine.
-    #[command(after_help = below!("\
-  atmosphere start
+    #[command(after_help = below!("  atmosphere start
   atmosphere start --seed-peer 192.168.1.20:11450
   atmosphere start --backend http://localhost:8080 --backend ollama=http://nas:11434
-  atmosphere start --port 21451 --gossip-port 21450 --data-dir ~/.atmosphere-2   a second node on one machine
+  atmosphere start --port 21451 --gossip-port 21450 --data-dir ~/.second
   ATMOSPHERE_API_KEYS=$(openssl rand -hex 24) atmosphere start --bind 0.0.0.0
   atmosphere start --example-config > ~/.atmosphere/config.toml"))]
     Start(Box<StartArgs>),
@@ -62,31 +60,26 @@ pub enum Command {
     #[command(after_help = below!("  atmosphere nodes\n  atmosphere nodes --json | jq -r '.nodes[].name'"))]
     Nodes(ClientArgs),
     /// List what the mesh can do, and with which models.
-    #[command(after_help = below!("\
-  atmosphere capabilities
+    #[command(after_help = below!("  atmosphere capabilities
   atmosphere capabilities --type llm/chat
   atmosphere capabilities --type llm --domain medicine --json"))]
     Capabilities(CapabilitiesArgs),
     /// Explain who would answer a prompt, and why, without running it.
-    #[command(after_help = below!("\
-  atmosphere route \"write a quicksort in Rust\"
+    #[command(after_help = below!("  atmosphere route \"write a quicksort in Rust\"
   atmosphere route \"hello\" --model llama3.2@gpu"))]
     Route(RouteArgs),
     /// Ask the mesh, and see the answer as it comes.
-    #[command(after_help = below!("\
-  atmosphere chat \"How do I care for my llama?\"
+    #[command(after_help = below!("  atmosphere chat \"How do I care for my llama?\"
   atmosphere chat \"Say hi\" --model llama3.2 --system \"You are a pirate.\"
   git diff | atmosphere chat - --model best-code --system \"Review this change.\"
   atmosphere chat \"Say hi\" -v          who answered is said on stderr"))]
     Chat(ChatArgs),
     /// Let the running node join a mesh by the address of one of its nodes.
-    #[command(after_help = below!("\
-  atmosphere join 192.168.1.20:11450
+    #[command(after_help = below!("  atmosphere join 192.168.1.20:11450
   atmosphere join /dns4/gpu.example.net/tcp/11450"))]
     Join(JoinArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = below!("\
-  atmosphere completions bash > ~/.local/share/bash-completion/completions/atmosphere
+    #[command(after_help = below!("  atmosphere completions bash > ~/.local/share/bash-completion/completions/atmosphere
   atmosphere completions zsh > ~/.zfunc/_atmosphere
   atmosphere completions fish > ~/.config/fish/completions/atmosphere.fish"))]
     Completions {

@@ -31,7 +31,8 @@ pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Res
     let mut found: Capabilities = parse(&client, &body)?;
     if found.capabilities.is_empty() {
         let what = if query.is_empty() { "The mesh has no capabilities" } else { "The mesh has no such capabilities" };
-        return Ok(writeln!(output.err, "{what}; `atmosphere status` shows the backends.")?);
+        output.note(format!("{what}; `atmosphere status` shows the backends."));
+        return Ok(());
     }
     let model = |capability: &Capability| {
         let names = capability.models.iter().map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -23,13 +23,13 @@ pub(super) async fn run(args: &ChatArgs, prompt: &str, output: &mut Output<'_>) 
     let body = json!({ "model": args.model, "messages": messages, "stream": stream });
     let response = client.run("/v1/chat/completions", &body).await?;
     if args.verbose {
-        route_line(&response, output)?;
+        route_line(&response, output);
     }
     if stream { print_stream(response, output).await } else { print_whole(args, &client, response, output).await }
 }
 
 /// Who answers, from the headers.
-fn route_line(response: &reqwest::Response, output: &mut Output<'_>) -> io::Result<()> {
+fn route_line(response: &reqwest::Response, output: &mut Output<'_>) {
     let header = |key: &str| response.headers().get(key).and_then(|value| value.to_str().ok()).map(name);
     let mut text = "answered by".to_owned();
     for (key, before) in [
@@ -45,7 +45,7 @@ fn route_line(response: &reqwest::Response, output: &mut Output<'_>) -> io::Resu
             text.push_str(&value);
         }
     }
-    writeln!(output.err, "{text}")
+    output.note(text);
 }
 
 async fn print_whole(

@@ -26,14 +26,13 @@ pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, JoinArgs, R
 pub use banner::{Banner, FoundBackend, virtual_addresses};
 pub use error::CliError;
 pub use output::{Look, Output};
-pub use start::{Announce, Starter};
 
 /// Longest prompt from stdin: as much as the API takes by default.
 const MAX_STDIN_BYTES: u64 = 32 << 20;
 
-/// Parses the command line, does what it says with `starter` to run a node, and returns the exit code.
+/// Parses the command line, does what it says and returns the exit code.
 #[must_use]
-pub fn run(starter: Starter) -> u8 {
+pub fn run() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -45,7 +44,7 @@ pub fn run(starter: Starter) -> u8 {
     let mut out = anstream::stdout();
     let mut err = anstream::stderr();
     let mut output = Output { out: &mut out, err: &mut err, look: Look::of_stdout() };
-    let done = execute(cli.command, starter, &mut io::stdin(), &mut output);
+    let done = execute(cli.command, &mut io::stdin(), &mut output);
     let flushed = out.flush().map_err(CliError::from);
     match done.and(flushed) {
         Ok(()) => 0,
@@ -66,12 +65,11 @@ pub fn run(starter: Starter) -> u8 {
 /// With what to tell the owner and the exit code that scripts see.
 pub fn execute(
     command: Command,
-    starter: Starter,
     stdin: &mut dyn Read,
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
     match command {
-        Command::Start(args) => start::run(*args, starter, output),
+        Command::Start(args) => start::run(*args, output),
         Command::Completions { shell } => {
             // Into memory first: the generator panics when its output is closed.
             let mut script = Vec::new();

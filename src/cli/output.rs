@@ -60,6 +60,11 @@ impl Output<'_> {
         writeln!(self.out, "{}", text.as_ref())
     }
 
+    /// Says something about the output. Whoever closed stderr does not want to know; the work goes on.
+    pub(super) fn note(&mut self, text: impl AsRef<str>) {
+        let _ = writeln!(self.err, "{}", text.as_ref());
+    }
+
     /// Writes JSON as the API sent it, with a line end.
     pub(super) fn json(&mut self, body: &[u8]) -> io::Result<()> {
         self.out.write_all(body.trim_ascii_end())?;

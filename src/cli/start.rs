@@ -4,22 +4,15 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 
-use futures::future::BoxFuture;
-
 use super::args::StartArgs;
-use super::banner::Banner;
+use super::banner::{Banner, FoundBackend, virtual_addresses};
 use super::error::CliError;
 use super::output::Output;
 use crate::config::{self, Config, FlagValue, Sources};
+use crate::node::{self, Up};
 use crate::telemetry;
 
-/// Tells the owner that the node is up; called once.
-pub type Announce = Box<dyn FnOnce(&Banner) + Send>;
-
-/// Runs a node until it is told to stop; an error says what the owner can do.
-pub type Starter = fn(Config, Announce) -> BoxFuture<'static, Result<(), Box<dyn Error + Send + Sync>>>;
-
-pub(super) fn run(args: StartArgs, starter: Starter, output: &mut Output<'_>) -> Result<(), CliError> {
+pub(super) fn run(args: StartArgs, output: &mut Output<'_>) -> Result<(), CliError> {
     if args.example_config {
         output.out.write_all(Config::example_toml().as_bytes())?;
         return Ok(());
@@ -27,7 +20,7 @@ pub(super) fn run(args: StartArgs, starter: Starter, output: &mut Output<'_>) ->
     let print_config = args.print_config;
     let loaded = config::load(&sources(args))?;
     for warning in &loaded.warnings {
-        writeln!(output.err, "warning: {warning}")?;
+        output.note(format!("warning: {warning}"));
     }
     if print_config {
         output.out.write_all(loaded.to_toml().as_bytes())?;
@@ -40,11 +33,32 @@ pub(super) fn run(args: StartArgs, starter: Starter, output: &mut Output<'_>) ->
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start worker threads: {error}; is a limit set too low?")))?;
     let colour = output.look.colour;
-    let announce: Announce = Box::new(move |banner| {
+    let announce = move |up: &Up| {
         // A node is not worth less when nobody reads what it prints.
-        let _ = write!(anstream::stdout(), "{}", banner.text(colour)).and_then(|()| anstream::stdout().flush());
-    });
-    runtime.block_on(starter(loaded.config, announce)).map_err(|error| CliError::Failed(with_causes(&*error)))
+        let _ = write!(anstream::stdout(), "{}", banner(up).text(colour)).and_then(|()| anstream::stdout().flush());
+    };
+    runtime.block_on(node::run(loaded.config, announce)).map_err(|error| CliError::Failed(with_causes(&error)))
+}
+
+fn banner(up: &Up) -> Banner {
+    let found = up.backends.iter().cloned();
+    Banner {
+        name: up.name.clone(),
+        node: up.node.to_base58(),
+        mesh: up.mesh.clone(),
+        api_url: up.api_url.clone(),
+        wants_key: up.wants_key,
+        backends: found
+            .map(|status| FoundBackend {
+                name: status.id,
+                url: status.url,
+                models: status.capabilities,
+                error: status.error,
+            })
+            .collect(),
+        listening: up.listening.clone(),
+        virtual_addresses: virtual_addresses(),
+    }
 }
 
 /// An error and its causes, without saying anything twice.

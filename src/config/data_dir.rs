@@ -27,8 +27,8 @@ pub(super) fn in_home(home: &Path) -> PathBuf {
 pub fn default_data_dir() -> Option<PathBuf> {
     ["ATMOSPHERE_HOME", "ATMOSPHERE_DATA_DIR"]
         .iter()
-        .find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
-        .map(PathBuf::from)
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .and_then(|text| super::parse::expand(&text, std::env::home_dir().as_deref()).ok())
         .or_else(|| std::env::home_dir().map(|home| in_home(&home)))
 }
 

@@ -50,7 +50,6 @@ pub(super) const FIELDS: &[Field] = &[
     field("router.aliases", &["ATMOSPHERE_ROUTER_ALIASES"], None),
     field("provider.queue", &["ATMOSPHERE_PROVIDER_QUEUE"], None),
     field("provider.concurrency", &["ATMOSPHERE_PROVIDER_CONCURRENCY"], None),
-    field("provider.discovery_interval", &["ATMOSPHERE_PROVIDER_DISCOVERY_INTERVAL"], None),
     field("embedder.kind", &["ATMOSPHERE_EMBEDDER_KIND"], None),
     field("embedder.dir", &["ATMOSPHERE_EMBEDDER_DIR"], None),
     field("log.filter", &["ATMOSPHERE_LOG", "RUST_LOG"], Some("--log")),

@@ -12,7 +12,7 @@ use super::problem::{ConfigError, Origin, Problem};
 use super::source::{FlagValue, Layered, Sources, read_file};
 use super::{
     Admit, ApiConfig, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind, LogConfig, LogFormat,
-    MeshConfig, ProviderConfig, RouterConfig, Secret, backend, data_dir, parse,
+    MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, backend, data_dir, parse,
 };
 use crate::telemetry::DEFAULT_FILTER;
 
@@ -34,16 +34,16 @@ pub struct Loaded {
 const ADVERT_TTL: Duration = Duration::from_secs(60);
 /// Images and audio in messages fit; a mistake does not fill the memory.
 const MAX_BODY: u64 = 32 << 20;
-/// Far above what the backends of a home do at once; each costs some ten KB.
-const MAX_CONCURRENCY: usize = 1024;
+/// Far above what the backends of a home run at once, and a bound for the memory of bodies.
+const MAX_CONCURRENCY: usize = 256;
 /// The OpenAI SDK's own default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// A long answer at a usual speed ends within it; so does the patience of a service manager.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// A queue in which the last one waits a few minutes at most, with usual answers.
 const QUEUE: usize = 64;
-/// One that disappears leaves the advert within seconds.
-const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// A backend that sets no limit batches by itself, or is a cloud; here sockets and memory begin to count.
+const CONCURRENCY: u32 = 256;
 /// A shorter key is guessed, or is a placeholder.
 const MIN_KEY_CHARS: usize = 8;
 
@@ -84,14 +84,16 @@ fn file_to_read(sources: &Sources) -> (Option<PathBuf>, bool) {
         return (Some(PathBuf::from(path)), true);
     }
     let from_flag = match sources.flags.get("data_dir") {
-        Some(FlagValue::Text(path)) => Some(PathBuf::from(path)),
+        Some(FlagValue::Text(path)) => Some(path.as_str()),
         _ => None,
     };
     let from_env = || {
         let field = fields::by_path("data_dir")?;
-        field.env.iter().find_map(|name| sources.variable(name)).map(PathBuf::from)
+        field.env.iter().find_map(|name| sources.variable(name))
     };
-    let dir = from_flag.or_else(from_env).or_else(|| sources.home.as_deref().map(data_dir::in_home));
+    let home = sources.home.as_deref();
+    let named = from_flag.or_else(from_env).and_then(|text| parse::expand(text, home).ok());
+    let dir = named.or_else(|| home.map(data_dir::in_home));
     (dir.map(|dir| dir.join("config.toml")), false)
 }
 
@@ -176,22 +178,17 @@ impl Reader {
                 name: self.get("mesh.name", "atmosphere".to_owned(), parse::name),
                 admit: self.get("mesh.admit", Admit::Private, parse::admit),
                 advert_ttl: self.get("mesh.advert_ttl", ADVERT_TTL, parse::duration(secs(1), secs(3600))),
-                external_addresses: self.get("mesh.external_addresses", Vec::new(), parse::seeds),
-                relay: self.get("mesh.relay", true, parse::boolean),
+                external_addresses: self.get("mesh.external_addresses", Vec::new(), parse::multiaddrs),
+                relay: self.get("mesh.relay", Relay::Auto, parse::relay),
                 upnp: self.get("mesh.upnp", true, parse::boolean),
             },
             api: self.api(home),
             router: RouterConfig { aliases: self.get("router.aliases", BTreeMap::new(), parse::aliases) },
             provider: ProviderConfig {
                 queue: self.get("provider.queue", QUEUE, parse::count(0, 65_536)),
-                concurrency: self.get("provider.concurrency", None, |value| {
-                    parse::count(1, 4096)(value).map(|count| u32::try_from(count).ok())
+                concurrency: self.get("provider.concurrency", CONCURRENCY, |value| {
+                    parse::count(1, 4096)(value).map(|count| u32::try_from(count).unwrap_or(u32::MAX))
                 }),
-                discovery_interval: self.get(
-                    "provider.discovery_interval",
-                    DISCOVERY_INTERVAL,
-                    parse::duration(Duration::from_millis(100), secs(3600)),
-                ),
             },
             embedder: EmbedderConfig {
                 kind: self.get("embedder.kind", EmbedderKind::Builtin, parse::embedder_kind),

@@ -83,10 +83,11 @@ pub struct MeshConfig {
     pub admit: Admit,
     /// How long other nodes believe this node's advert without hearing from it.
     pub advert_ttl: Duration,
-    /// Addresses at which others reach this node, when it cannot know them itself: a forwarded port, a public name.
+    /// Multiaddresses at which others reach this node, when it cannot know them itself: a forwarded port, a public
+    /// name. The mesh has the exact parser.
     pub external_addresses: Vec<String>,
-    /// Whether to relay for members that cannot reach each other, and to be relayed.
-    pub relay: bool,
+    /// Whether to relay for members that cannot reach each other.
+    pub relay: Relay,
     /// Whether to ask the router for a forwarded port.
     pub upnp: bool,
 }
@@ -98,6 +99,17 @@ pub enum Admit {
     Private,
     /// Everybody who can reach the port.
     Everybody,
+}
+
+/// Whether a node relays for members that cannot reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay {
+    /// While it can be reached from the internet.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// The API.
@@ -133,10 +145,8 @@ pub struct RouterConfig {
 pub struct ProviderConfig {
     /// Calls that may wait for a provider; more are refused with `Retry-After`.
     pub queue: usize,
-    /// Calls that a backend runs at once when neither it nor its entry in `backends` says; `None`: no limit of ours.
-    pub concurrency: Option<u32>,
-    /// How often backends are asked what they can do.
-    pub discovery_interval: Duration,
+    /// Calls that a backend runs at once when neither it nor its entry in `backends` says.
+    pub concurrency: u32,
 }
 
 /// What turns text into vectors.

@@ -188,13 +188,15 @@ pub(super) fn list(value: &Value) -> Result<Vec<String>, String> {
 
 /// A path; `~/` is the owner's home.
 pub(super) fn path(home: Option<&Path>) -> impl Fn(&Value) -> Result<PathBuf, String> {
-    move |value| {
-        let text = text(value)?;
-        match (text.strip_prefix("~/").or((text == "~").then_some("")), home) {
-            (Some(rest), Some(home)) => Ok(home.join(rest)),
-            (Some(_), None) => Err("starts with `~`, and this user has no home directory; give a full path".into()),
-            (None, _) => Ok(PathBuf::from(text)),
-        }
+    move |value| expand(&text(value)?, home)
+}
+
+/// `~/` at the front becomes the owner's home.
+pub(super) fn expand(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
+    match (text.strip_prefix("~/").or((text == "~").then_some("")), home) {
+        (Some(rest), Some(home)) => Ok(home.join(rest)),
+        (Some(_), None) => Err("starts with `~`, and this user has no home directory; give a full path".into()),
+        (None, _) => Ok(PathBuf::from(text)),
     }
 }
 
@@ -233,6 +235,8 @@ pub fn seed_syntax(seed: &str) -> Result<(), String> {
     if seed.parse::<std::net::Ipv6Addr>().is_ok() {
         return Err(format!("has no port; give [{seed}]:11450"));
     }
+    // A node id may follow, to accept no other node there.
+    let seed = seed.split("/p2p/").next().unwrap_or(seed);
     match seed.rsplit_once(':') {
         None => Err(format!("has no port; give {seed}:11450, which is the gossip port of the other node")),
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
@@ -243,6 +247,29 @@ pub fn seed_syntax(seed: &str) -> Result<(), String> {
             }
         }
         Some(_) => Err("is not host:port; give one such as 10.0.0.7:11450".into()),
+    }
+}
+
+/// Multiaddresses. Only what is surely wrong is refused here: the mesh has the exact parser.
+pub(super) fn multiaddrs(value: &Value) -> Result<Vec<String>, String> {
+    let addresses = list(value)?;
+    match addresses.iter().find(|text| !text.starts_with('/') || seed_syntax(text).is_err()) {
+        Some(wrong) => {
+            Err(format!("{wrong:?} is not a multiaddr; give one such as /ip4/203.0.113.5/udp/11450/quic-v1"))
+        }
+        None => Ok(addresses),
+    }
+}
+
+/// `mesh.relay`.
+pub(super) fn relay(value: &Value) -> Result<super::Relay, String> {
+    match value.as_str() {
+        Some("auto") => Ok(super::Relay::Auto),
+        Some("on") => Ok(super::Relay::On),
+        Some("off") => Ok(super::Relay::Off),
+        _ => boolean(value)
+            .map(|on| if on { super::Relay::On } else { super::Relay::Off })
+            .map_err(|_| "give \"auto\" (while it can be reached from the internet), \"on\" or \"off\"".into()),
     }
 }
 
@@ -347,9 +374,14 @@ mod tests {
 
     #[test]
     fn a_seed_is_an_address_with_a_port() {
-        for good in
-            ["10.0.0.7:11450", "gpu.local:1", "[fe80::1]:11450", "/ip4/10.0.0.7/udp/11450/quic-v1", "/dns/gpu/tcp/1"]
-        {
+        for good in [
+            "10.0.0.7:11450",
+            "gpu.local:1",
+            "[fe80::1]:11450",
+            "gpu:1/p2p/12D3KooW",
+            "/ip4/10.0.0.7/udp/11450/quic-v1",
+            "/dns/gpu/tcp/1",
+        ] {
             assert_eq!(seed_syntax(good), Ok(()), "{good}");
         }
         for (bad, fix) in [

@@ -8,7 +8,7 @@ use toml::Value;
 use super::fields::FIELDS;
 use super::parse::format_size;
 use super::secret::REDACTED;
-use super::{Admit, Backend, Config, EmbedderKind, Loaded, LogFormat};
+use super::{Admit, Backend, Config, EmbedderKind, Loaded, LogFormat, Relay};
 
 impl Loaded {
     /// The configuration in force, as TOML: what `atmosphere start --print-config` prints.
@@ -66,7 +66,11 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         }),
         "mesh.advert_ttl" => time(config.mesh.advert_ttl),
         "mesh.external_addresses" => texts(&config.mesh.external_addresses),
-        "mesh.relay" => Value::Boolean(config.mesh.relay),
+        "mesh.relay" => text(&match config.mesh.relay {
+            Relay::Auto => "auto",
+            Relay::On => "on",
+            Relay::Off => "off",
+        }),
         "mesh.upnp" => Value::Boolean(config.mesh.upnp),
         // Those of the file are among them, and shown as often as there are keys.
         "api.keys" => texts(&vec![REDACTED; config.api.keys.len()]),
@@ -79,8 +83,7 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "api.drain_limit" => time(config.api.drain_limit),
         "router.aliases" => aliases(&config.router.aliases),
         "provider.queue" => number(config.provider.queue),
-        "provider.concurrency" => number(config.provider.concurrency?),
-        "provider.discovery_interval" => time(config.provider.discovery_interval),
+        "provider.concurrency" => number(config.provider.concurrency),
         "embedder.kind" => text(&match config.embedder.kind {
             EmbedderKind::Builtin => "builtin",
             EmbedderKind::Onnx => "onnx",

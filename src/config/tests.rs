@@ -125,13 +125,14 @@ colour = true
 [mesh]
 admit = "friends"
 advert_ttl = "60"
+external_addresses = ["a:1"]
 port = 3
 upnp = 2
 
 [api]
 max_body = "32 parsecs"
 max_concurrency = 0
-request_timeout = "0s"
+request_timeout = "soon"
 allowed_origins = ["localhost"]
 drain_limit = -1
 
@@ -140,7 +141,7 @@ aliases = { best = [] }
 
 [provider]
 queue = -1
-discovery_interval = "soon"
+concurrency = 5000
 
 [embedder]
 kind = "magic"
@@ -250,6 +251,19 @@ fn keys_come_from_the_file_too_and_are_never_shown() {
     let keys: Vec<_> = loaded.config.api.keys.iter().map(Secret::expose).collect();
     assert_eq!(keys, ["key-number-zero", "key-number-one", "key-number-two"]);
     assert!(!format!("{loaded:?}{}", loaded.to_toml()).contains("key-number"));
+}
+
+#[test]
+fn a_wrong_value_of_a_secret_is_not_shown_either() {
+    for file in [
+        "[api]\nkeys = [\"sk-very-secret\", \"\"]",
+        "[api]\nkeys = { a = \"sk-very-secret\" }",
+        "[[backends]]\nurl = \"http://a:1\"\nkey = [\"sk-very-secret\"]",
+        "backends = [\"http://me:sk-very-secret@a:1/?x\", \"ftp://me:sk-very-secret@a\"]",
+    ] {
+        let problems = setup(file).problems();
+        assert!(!problems.contains("very-secret"), "{problems}");
+    }
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Course {
     }
 
     /// From the start of the work to the first chunk.
-    pub(super) fn to_first_chunk(&self) -> Option<Duration> {
+    pub(super) fn until_first_chunk(&self) -> Option<Duration> {
         self.first_chunk.map(|first| first.saturating_duration_since(self.working_since))
     }
 
@@ -167,7 +167,8 @@ pub(super) async fn begin(
         }
         Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, None)),
         Ok(Some(_)) => {
-            let failure = Failure::new(ErrorClass::Internal, "it broke the call protocol: neither accepted nor rejected");
+            let failure =
+                Failure::new(ErrorClass::Internal, "it broke the call protocol: neither accepted nor rejected");
             return Err(failed(failure, Blame::Node, None));
         }
         Ok(None) => {
@@ -246,7 +247,10 @@ fn error_body(event: &Bytes) -> Option<(Bytes, String)> {
 fn timed_out(course: &Course, start: Instant, limits: &Limits) -> Box<Failed> {
     let waited = start.elapsed();
     let doing = course.doing();
-    let failure = Failure::new(ErrorClass::Timeout, format!("the time ran out after {:.1} s while {doing}", waited.as_secs_f64()));
+    let failure = Failure::new(
+        ErrorClass::Timeout,
+        format!("the time ran out after {:.1} s while {doing}", waited.as_secs_f64()),
+    );
     // Whoever was given all the patience there is and did not begin has failed; a hasty caller proves nothing.
     let blame = match limits.patience {
         Some(patience) if waited >= patience && course.phase != Phase::Queued => Blame::Capability,

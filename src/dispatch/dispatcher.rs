@@ -144,11 +144,8 @@ impl Dispatcher {
                 }
             }
         }
-        let failure = if Instant::now() >= deadline {
-            timeout(intent.deadline, &failed)
-        } else {
-            failures::most_useful(failed)
-        };
+        let failure =
+            if Instant::now() >= deadline { timeout(intent.deadline, &failed) } else { failures::most_useful(failed) };
         Err(give_up(record, &decision, failure))
     }
 
@@ -182,9 +179,10 @@ impl Dispatcher {
         stream: bool,
     ) -> Reply {
         let attempts = record.attempts();
-        let content_type = begun.content_type.clone().unwrap_or_else(|| {
-            if stream { "text/event-stream" } else { "application/json" }.to_owned()
-        });
+        let content_type = begun
+            .content_type
+            .clone()
+            .unwrap_or_else(|| if stream { "text/event-stream" } else { "application/json" }.to_owned());
         record.load(begun.course.load);
         let body = match begun.rest {
             None => {

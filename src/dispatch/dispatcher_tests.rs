@@ -60,7 +60,13 @@ fn streamed(model: Option<&str>) -> Intent {
 
 fn served(_: Call) -> FrameStream {
     let usage = Some(Usage { prompt_tokens: 5, completion_tokens: 2 });
-    frames(vec![accepted(), at(Phase::Prefill), chunk("data: {1}\n\n"), chunk("data: {2}\n\n"), Frame::End { usage, load: None }])
+    frames(vec![
+        accepted(),
+        at(Phase::Prefill),
+        chunk("data: {1}\n\n"),
+        chunk("data: {2}\n\n"),
+        Frame::End { usage, load: None },
+    ])
 }
 
 fn failure(class: ErrorClass) -> Failure {
@@ -170,13 +176,17 @@ async fn after_the_first_content_a_failure_is_told_and_nobody_else_is_asked() {
     let table: [(&str, Rest, ErrorClass); 3] = [
         ("error", || vec![Frame::Error(failure(ErrorClass::Backend))], ErrorClass::Backend),
         ("lost", Vec::new, ErrorClass::Interrupted),
-        ("rejected", || vec![Frame::Rejected(Rejection { reason: "no".into(), retry_after: None, load: None })], ErrorClass::Internal),
+        (
+            "rejected",
+            || vec![Frame::Rejected(Rejection { reason: "no".into(), retry_after: None, load: None })],
+            ErrorClass::Internal,
+        ),
     ];
     for (name, rest, class) in table {
         let world = World::new(2);
-        world.nodes.answer(world.others[0], move |_| {
-            frames([vec![accepted(), chunk("data: {1}\n\n")], rest()].concat())
-        });
+        world
+            .nodes
+            .answer(world.others[0], move |_| frames([vec![accepted(), chunk("data: {1}\n\n")], rest()].concat()));
         let reply = world.ask().await.expect("it begins");
         let (got, failure) = text(reply.body).await;
         assert_eq!((got.as_str(), failure.map(|failure| failure.class)), ("data: {1}\n\n", Some(class)), "{name}");
@@ -385,7 +395,10 @@ async fn watchers_see_the_decision_and_the_end() {
     let id = reply.decision.id.clone();
     text(reply.body).await;
     let decision = watch.recv().await.expect("an event");
-    assert_eq!((decision.kind, &decision.data["id"], &decision.data["node_name"]), ("decision", &id.as_str().into(), &"a".into()));
+    assert_eq!(
+        (decision.kind, &decision.data["id"], &decision.data["node_name"]),
+        ("decision", &id.as_str().into(), &"a".into())
+    );
     let end = watch.recv().await.expect("an event");
     assert_eq!((end.kind, &end.data["status"], &end.data["completion_tokens"]), ("call.end", &200.into(), &2.into()));
 }

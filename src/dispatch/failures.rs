@@ -98,7 +98,10 @@ mod tests {
     fn overload_with_a_time_beats_the_rest_and_the_soonest_wins() {
         let gone = || Failure::new(ErrorClass::Unavailable, "gone");
         let told = most_useful(vec![("a".into(), busy(9)), ("b".into(), busy(3)), ("c".into(), gone())]);
-        assert_eq!((told.class, told.status, told.retry_after), (ErrorClass::Overloaded, 503, Some(Duration::from_secs(3))));
+        assert_eq!(
+            (told.class, told.status, told.retry_after),
+            (ErrorClass::Overloaded, 503, Some(Duration::from_secs(3)))
+        );
         assert_eq!(told.message, "3 were tried and failed: a: busy; b: busy; c: gone");
         let told = most_useful(vec![("a".into(), gone()), ("b".into(), Failure::new(ErrorClass::Backend, "broken"))]);
         assert_eq!((told.class, told.status), (ErrorClass::Backend, 502));

@@ -68,13 +68,8 @@ pub(super) enum Entry {
 
 impl Gate {
     pub(super) fn new() -> Arc<Self> {
-        let state = State {
-            running: 0,
-            limit: 1,
-            queue: VecDeque::new(),
-            next: 0,
-            service_s: USUAL_SERVICE.as_secs_f64(),
-        };
+        let state =
+            State { running: 0, limit: 1, queue: VecDeque::new(), next: 0, service_s: USUAL_SERVICE.as_secs_f64() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::capability::{Operation, Usage};
+use crate::capability::{Capability, Operation, Usage};
 use crate::dispatch::testing::{Backend, One, at, call, chunk, end, frames as script, hanging};
 use crate::router::testing::chat_model;
 
@@ -57,9 +57,8 @@ async fn an_answer_is_accepted_first_and_ends_with_the_load() {
 async fn a_silent_provider_never_makes_a_silent_call() {
     let (dropped, _) = oneshot::channel();
     let dropped = Mutex::new(Some(dropped));
-    let (local, model) = local(Backend::new(move |_| {
-        hanging(vec![at(Phase::Loading)], dropped.lock().take().expect("called once"))
-    }));
+    let (local, model) =
+        local(Backend::new(move |_| hanging(vec![at(Phase::Loading)], dropped.lock().take().expect("called once"))));
     let mut stream = local.run(call(&model, MINUTE), None);
     let mut last = Instant::now();
     for _ in 0..20 {
@@ -88,10 +87,12 @@ async fn the_deadline_ends_a_hanging_call_and_stops_the_work() {
 
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_never_stops_is_held_to_the_deadline_too() {
-    let (local, model) = local(Backend::new(|_| Box::pin(futures::stream::unfold((), |()| async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        Some((chunk("x"), ()))
-    }))));
+    let (local, model) = local(Backend::new(|_| {
+        Box::pin(futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((chunk("x"), ()))
+        }))
+    }));
     let frames = all(local.run(call(&model, Duration::from_secs(1)), None)).await;
     assert_eq!(error_of(frames.last()).class, ErrorClass::Timeout);
 }
@@ -141,7 +142,10 @@ async fn the_deadline_runs_in_the_queue_too() {
     let (local, model) = local(backend);
     let _first = local.run(call(&model, MINUTE), None);
     let frames = all(local.run(call(&model, Duration::from_secs(2)), None)).await;
-    assert_eq!(error_of(frames.last()).message, "the time of 2.0 s ran out while the call waited in place 1 of the queue");
+    assert_eq!(
+        error_of(frames.last()).message,
+        "the time of 2.0 s ran out while the call waited in place 1 of the queue"
+    );
 }
 
 #[tokio::test]
@@ -186,7 +190,11 @@ async fn what_is_not_offered_is_refused_before_anything_is_done() {
     let mut unknown = call(&model, MINUTE);
     unknown.capability = CapabilityId::from("gone");
     for (call, from, reason) in [
-        (call(&model, MINUTE), Some(PeerId::random()), "the owner of this node keeps test/llm/chat/model to themselves"),
+        (
+            call(&model, MINUTE),
+            Some(PeerId::random()),
+            "the owner of this node keeps test/llm/chat/model to themselves",
+        ),
         (embed, None, "test/llm/chat/model does not serve embed"),
         (unknown, None, "this node no longer has the capability gone"),
     ] {

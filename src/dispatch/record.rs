@@ -145,7 +145,7 @@ impl Record {
     }
 
     fn observation(&self, course: &Course, began: Instant) -> Option<Observation> {
-        let first_chunk = course.to_first_chunk()?;
+        let first_chunk = course.until_first_chunk()?;
         let rest = course.first_chunk.map(|first| first.into_std().elapsed()).unwrap_or_default();
         let usage = course.usage;
         Some(Observation {

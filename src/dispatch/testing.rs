@@ -13,7 +13,7 @@ use super::{Providers, Remote};
 use crate::capability::{
     Call, Capability, CapabilityId, Chunk, Failure, Frame, FrameStream, Load, Operation, PeerId, Progress,
 };
-use crate::provider::Provider;
+use crate::provider::{Provider, Resolved};
 
 /// What a backend answers a call with.
 pub(super) type Answer = Box<dyn Fn(Call) -> FrameStream + Send + Sync>;
@@ -57,8 +57,9 @@ impl Provider for Backend {
 pub(super) struct One(pub(super) Arc<dyn Provider>, pub(super) Arc<Capability>);
 
 impl Providers for One {
-    fn resolve(&self, capability: &CapabilityId) -> Option<(Arc<dyn Provider>, Arc<Capability>)> {
-        (*capability == self.1.id).then(|| (Arc::clone(&self.0), Arc::clone(&self.1)))
+    fn resolve(&self, capability: &CapabilityId) -> Option<Resolved> {
+        let found = || Resolved { provider: Arc::clone(&self.0), capability: Arc::clone(&self.1) };
+        (*capability == self.1.id).then(found)
     }
 }
 

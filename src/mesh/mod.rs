@@ -1,5 +1,273 @@
 //! The libp2p swarm and all that needs it. No other module imports libp2p, except for `PeerId`.
+//!
+//! [`start`] makes a node of the mesh: it takes the port, starts the one task that owns the swarm (`driver`), and
+//! returns a [`Handle`] and the calls that other nodes make. From the bottom up:
+//!
+//! * `transport` carries bytes: QUIC, TCP, circuits through relays, memory in tests. Around all of it is the
+//!   `gate`: a membership handshake before any protocol, so that a stranger reaches none.
+//! * `behaviour` is what the swarm speaks. `seeds`, `connections`, `reachability` and the driver's `announcer`
+//!   decide, as pure state machines; the driver acts.
+//! * [`statement`]s are what nodes say of themselves, signed. They spread by gossip, and by `sync` for those who
+//!   were not there; the catalog's register judges and keeps them.
+//! * [`call`]s run on `streams` of their own, past the driver.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use atmosphere::mesh::{self, Identity, Settings};
+//! use atmosphere::telemetry::EventBus;
+//!
+//! let settings = Settings { node_name: "nas".into(), seeds: vec!["laptop.local:11450".parse()?], ..Settings::default() };
+//! let (mesh, mut calls) = mesh::start(settings, Identity::generate(), EventBus::default())?;
+//! let adverts = mesh.adverts();
+//! # let _ = (adverts, calls.recv().await);
+//! # Ok(())
+//! # }
+//! ```
 
+mod address;
+mod behaviour;
+mod book;
+pub mod call;
+mod command;
+mod connections;
+mod disk;
+mod driver;
+mod epoch;
+mod gate;
+mod handle;
+mod id;
+mod identity;
+mod listen;
+mod reachability;
+mod seeds;
+mod settings;
+pub mod statement;
+pub mod streams;
+pub mod sync;
+#[cfg(test)]
+mod tests;
+mod transport;
 mod view;
 
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt as _;
+use libp2p::Swarm;
+use libp2p::core::upgrade::Version;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::capability::limits;
+use crate::catalog::Adverts;
+use crate::telemetry::EventBus;
+
+pub use libp2p::multiaddr::Error as MultiaddrError;
+pub use address::{Seed, SeedError};
+pub use call::{InboundCall, Reply};
+pub use command::JoinError;
+pub use gate::Admission;
+pub use handle::Handle;
+pub use id::MeshId;
+pub use identity::{Identity, IdentityError};
+pub use listen::ListenError;
+pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_GOSSIP_PORT, DEFAULT_MESH_NAME, RelayServer, Settings};
 pub use view::{LinkTransport, MeshView, PathClass, PeerView, SeedView};
+
+/// Commands that wait for the driver. Beyond it the askers wait.
+const COMMANDS: usize = 64;
+
+/// Calls of other nodes that wait to be taken. Beyond it they are told that this node is busy.
+const CALLS: usize = 64;
+
+/// Reports of the gate that wait for the driver; what is beyond is a flood.
+const REPORTS: usize = 64;
+
+/// Threads of the mesh's own runtime: one for the driver and one for its connections.
+const WORKERS: usize = 2;
+
+/// A connection without streams stays for this long; which to close sooner is decided by `connections`.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Shortest and longest time to live of adverts that others believe; see [`statement::verify`].
+const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(3600);
+
+/// Why the mesh could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refuses something that the mesh needs.
+    #[error("cannot start the mesh: {what}: {source}")]
+    System {
+        /// What for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A setting makes no sense.
+    #[error("cannot start the mesh: {0}")]
+    Setting(String),
+}
+
+/// Starts a node of the mesh. Dropping all handles stops it without a word, as a crash would; to say goodbye,
+/// [`Handle::leave`].
+///
+/// # Errors
+///
+/// When the port is taken, the data directory cannot be written, or a setting makes no sense.
+pub fn start(
+    settings: Settings,
+    identity: Identity,
+    events: EventBus,
+) -> Result<(Handle, mpsc::Receiver<InboundCall>), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let settings = sound(settings, &identity)?;
+    let mesh = MeshId::open(&settings.mesh_name);
+    let own = identity.peer_id();
+
+    let mut epochs = epoch::Epochs::open(settings.data_dir.as_deref());
+    epochs.next(0, SystemTime::now());
+    epochs.unsaved()().map_err(system("the data directory cannot be written"))?;
+    let book = book::Book::open(settings.data_dir.as_deref(), mesh.as_bytes());
+    let signer = statement::Signer::new(identity.keypair().clone(), *mesh.as_bytes())
+        .map_err(|error| StartError::Setting(error.to_string()))?;
+
+    let own_runtime = match &settings.runtime {
+        Some(_) => None,
+        None => Some(runtime().map_err(system("its threads cannot be started"))?),
+    };
+    let runtime = match (&own_runtime, &settings.runtime) {
+        (Some(runtime), _) => runtime.handle().clone(),
+        (None, Some(given)) => given.clone(),
+        (None, None) => unreachable!("one of the two was made above"),
+    };
+    // Sockets, resolver and mDNS register with the runtime where they are made.
+    let within = runtime.enter();
+
+    let (reports, gate_reports) = mpsc::channel(REPORTS);
+    let (mut swarm, control, inbound) = make_swarm(&settings, mesh, &identity, &runtime, reports)?;
+    let port = match settings.gossip_port {
+        Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
+        None => None,
+    };
+    for address in &settings.listen {
+        listen::listen_on(&mut swarm, address)?;
+    }
+    for address in &settings.external_addresses {
+        swarm.add_external_address(address.clone());
+    }
+
+    let view = MeshView {
+        mesh_id: mesh.to_hex(),
+        mesh_name: settings.mesh_name.clone(),
+        node: own,
+        listening: Vec::new(),
+        peers: std::collections::BTreeMap::new(),
+        seeds: Vec::new(),
+    };
+    let (view, watched_view) = watch::channel(Arc::new(view));
+    let (adverts, watched_adverts) = watch::channel(Arc::<Adverts>::default());
+    let (commands, asked) = mpsc::channel(COMMANDS);
+    let (calls, taken) = mpsc::channel(CALLS);
+
+    let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
+    runtime.spawn(Box::pin(call::serve(streams, calls, call::ServerLimits::default())));
+    let driver = driver::Driver::new(
+        swarm,
+        driver::Inlets { commands: asked, reports: gate_reports },
+        driver::Outlets { view, adverts, events },
+        driver::Disk { book, epochs },
+        signer,
+        mesh,
+        settings,
+    );
+    drop(within);
+    match own_runtime {
+        None => drop(runtime.spawn(driver.run())),
+        Some(own_runtime) => {
+            // The runtime lives and ends with the driver, on a thread where it may be waited for.
+            let thread = std::thread::Builder::new().name("mesh".to_owned());
+            let run = move || {
+                own_runtime.block_on(driver.run());
+                own_runtime.shutdown_background();
+            };
+            thread.spawn(run).map_err(system("its thread cannot be started"))?;
+        }
+    }
+    Ok((Handle::new(own, port, commands, control, watched_view, watched_adverts), taken))
+}
+
+/// The swarm, with the gate around its transport; and the streams of calls.
+fn make_swarm(
+    settings: &Settings,
+    mesh: MeshId,
+    identity: &Identity,
+    runtime: &tokio::runtime::Handle,
+    reports: mpsc::Sender<gate::Report>,
+) -> Result<(Swarm<behaviour::Behaviour>, streams::Control, mpsc::Receiver<streams::Inbound>), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let own = identity.peer_id();
+    let membership = gate::Membership::Open(settings.admit);
+    let gate = gate::Gate::new(identity.clone(), mesh, membership, reports);
+    let (transport, relay_client) =
+        transport::build(identity, gate).map_err(system("its transports cannot be set up"))?;
+    let (streams, control, inbound) = streams::new(own, mesh.protocol("call/1"));
+    let behaviour = behaviour::build(settings, mesh, identity, relay_client, streams)
+        .map_err(system("its protocols cannot be set up"))?;
+    let executor = {
+        let runtime = runtime.clone();
+        move |task| drop(runtime.spawn(task))
+    };
+    let config = libp2p::swarm::Config::with_executor(executor)
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_notify_handler_buffer_size(NonZeroUsize::new(64).expect("not zero"))
+        .with_per_connection_event_buffer_size(32)
+        .with_max_negotiating_inbound_streams(128)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_smart_dial();
+    Ok((Swarm::new(transport, behaviour, own, config), control, inbound))
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).thread_name("mesh-io").enable_all().build()
+}
+
+/// The settings, made such that other nodes believe what follows from them.
+fn sound(mut settings: Settings, identity: &Identity) -> Result<Settings, StartError> {
+    if settings.mesh_name.trim().is_empty() {
+        return Err(StartError::Setting("the mesh name is empty (the default is \"atmosphere\")".into()));
+    }
+    if !TTL_RANGE.contains(&settings.advert_ttl) {
+        return Err(StartError::Setting(format!(
+            "an advert's time to live of {:?} is not between 500 ms and an hour",
+            settings.advert_ttl
+        )));
+    }
+    if settings.seeds.len() > driver::MAX_SEEDS {
+        return Err(StartError::Setting(format!(
+            "there are {} seeds, more than the {} that are kept (a mesh needs one that answers)",
+            settings.seeds.len(),
+            driver::MAX_SEEDS
+        )));
+    }
+    settings.node_name = name_for_others(&settings.node_name);
+    if settings.node_name.is_empty() {
+        let id = identity.peer_id().to_base58();
+        settings.node_name = format!("node-{}", &id[id.len().saturating_sub(6)..]);
+    }
+    Ok(settings)
+}
+
+/// A name without what others refuse: control characters, and more than fits.
+fn name_for_others(name: &str) -> String {
+    let mut clean: String = name.trim().chars().filter(|char| !char.is_control()).collect();
+    while clean.len() > limits::NAME_BYTES {
+        clean.pop();
+    }
+    clean
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response};
 
-use super::http::{self, Backend, read_body};
+use super::http::{self, Backend, has_type, read_body};
 use super::relay::{Completion, Relay};
 use super::{failure, inspect, payload};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
@@ -89,7 +89,7 @@ impl Exchange {
             let content_type = http::content_type(&response);
             let is_text = matches!(call.operation, Operation::Chat | Operation::Complete);
 
-            if content_type.starts_with("text/event-stream") {
+            if has_type(&content_type, "text/event-stream") {
                 let completion = match (is_text, self.done_is_reliable) {
                     (false, _) => Completion::End,
                     (true, true) => Completion::DoneOrReason,
@@ -132,16 +132,7 @@ impl Exchange {
                 }
             }
 
-            if is_text && call.stream {
-                let label = self.backend.label();
-                yield Frame::Error(Failure::new(
-                    ErrorClass::Backend,
-                    format!("{label} was asked for a stream and answers with {content_type:?}"),
-                ));
-                return;
-            }
-
-            if content_type.is_empty() || content_type.starts_with("application/json") {
+            if content_type.is_empty() || has_type(&content_type, "application/json") {
                 let body = tokio::select! {
                     biased;
                     body = read_body(response, ANSWER_BYTES) => body,
@@ -158,6 +149,13 @@ impl Exchange {
                     )),
                 };
                 match judged {
+                    Ok(_) if is_text && call.stream => {
+                        let label = self.backend.label();
+                        yield Frame::Error(Failure::new(
+                            ErrorClass::Backend,
+                            format!("{label} was asked for a stream and answers in one piece"),
+                        ));
+                    }
                     Ok((data, usage)) => {
                         let content_type =
                             if content_type.is_empty() { "application/json".to_owned() } else { content_type };

@@ -123,7 +123,7 @@ impl Said {
     /// `{"object":"error","message"}`. Anything else (plain text, a web page) is quoted, not passed on.
     fn read(status: u16, content_type: &str, body: &Bytes) -> Self {
         let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(body) else {
-            let page = content_type.starts_with("text/html");
+            let page = content_type.to_ascii_lowercase().starts_with("text/html");
             let text = String::from_utf8_lossy(body);
             let text = (!page && !text.trim().is_empty()).then(|| excerpt(&text));
             return Self { text, code: None, body: None };

@@ -20,9 +20,9 @@ use crate::capability::{ErrorClass, Failure};
 /// enough to try elsewhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an idle connection is kept. Shorter than servers' usual 75 s and more, so that they rarely close
-/// one at the moment in which it is used; uvicorn's 5 s is met by hyper's retry.
-const POOL_IDLE: Duration = Duration::from_secs(30);
+/// How long an idle connection is kept: shorter than any server keeps it (uvicorn, under vLLM and LlamaFarm, has
+/// the shortest: 5 s), for a server that closes a connection just when it is used again fails the call.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// Idle connections kept per backend: as many as the calls that a busy one runs.
 const POOL_CONNECTIONS: usize = 64;
@@ -41,6 +41,9 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a backend sees this program.
 const USER_AGENT: &str = concat!("atmosphere/", env!("CARGO_PKG_VERSION"));
+
+/// The code of the failure that a node's API in a backend's place is.
+pub(crate) const NODE_CODE: &str = "backend_is_a_node";
 
 /// The header by which a node's API can be known, whatever the path.
 pub(crate) const NODE_HEADER: &str = "x-atmosphere-node";
@@ -140,7 +143,7 @@ impl Backend {
         }
         let content_type = content_type(&response);
         if response.status().is_success() {
-            if content_type.starts_with("text/html") {
+            if has_type(&content_type, "text/html") {
                 return Err(Failure::new(
                     ErrorClass::Backend,
                     format!("{} answers with a web page: is this the address of its API?", self.label),
@@ -170,13 +173,10 @@ impl Backend {
 
     /// The failure that another node's API in a backend's place is.
     pub(crate) fn own_kind(&self) -> Failure {
-        Failure::new(
-            ErrorClass::Backend,
-            format!(
-                "{} is the API of an Atmosphere node, not a backend: join its mesh with --seed-peer instead",
-                self.label
-            ),
-        )
+        let advice = "is the API of an Atmosphere node, not a backend: join its mesh with --seed-peer instead";
+        let mut failure = Failure::new(ErrorClass::Backend, format!("{} {advice}", self.label));
+        failure.code = Some(NODE_CODE.to_owned());
+        failure
     }
 
     fn unreachable(&self, cause: reqwest::Error) -> Failure {
@@ -254,6 +254,11 @@ pub(crate) fn is_node(headers: &HeaderMap) -> bool {
 pub(crate) fn content_type(response: &Response) -> String {
     let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_owned()
+}
+
+/// Whether an answer's media type is this one, whatever its case and parameters.
+pub(crate) fn has_type(content_type: &str, wanted: &str) -> bool {
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
 }
 
 /// Why a body could not be read.

@@ -64,7 +64,7 @@ impl Inspector {
             return Event::Error(data.to_vec());
         }
         if let Some(at) = FINISH_REASON.find(data)
-            && value_after(&data[at + b"\"finish_reason\"".len()..]).starts_with(b"\"")
+            && is_said(value_after(&data[at + b"\"finish_reason\"".len()..]))
         {
             self.finished = true;
         }
@@ -88,6 +88,11 @@ impl Inspector {
 /// What stands after a member's name, without the colon.
 fn value_after(rest: &[u8]) -> &[u8] {
     rest.trim_ascii_start().strip_prefix(b":").unwrap_or_default().trim_ascii_start()
+}
+
+/// Whether a value is a text with something in it; some servers send an empty reason with every event.
+fn is_said(value: &[u8]) -> bool {
+    value.starts_with(b"\"") && !value.starts_with(b"\"\"")
 }
 
 /// Whether the top level of a JSON object has an error that is not null.
@@ -223,6 +228,7 @@ mod tests {
             r#"{"choices":[{"delta":{"content":"{\"error\":1} \"finish_reason\":\"stop\""}}]}"#,
             r#"{"error":null,"choices":[{"delta":{"content":"x"}}]}"#,
             r#"{"choices":[{"delta":{"content":"x","error":"inner"}}]}"#,
+            r#"{"choices":[{"delta":{"content":"x"},"finish_reason":""}]}"#,
         ] {
             let mut it = Inspector::default();
             assert_eq!(see(&mut it, fine), Event::Content, "{fine}");

@@ -1,7 +1,104 @@
 //! What makes capabilities on a node: adapters for the servers that people run, and the built-in engine.
 //!
 //! A provider discovers what its backend can do and runs calls on it. Everything else is somebody else's
-//! work: admission and queues, deadlines, failover and heartbeats are `dispatch`'s, so a provider is small.
+//! work: admission and queues, deadlines over all, failover and heartbeats are `dispatch`'s, and asking again
+//! and again, withdrawing what is gone and keeping to the advert's limits are the [`Registry`]'s. So a provider is
+//! small, and keeps only what it must know between a discovery and a call.
+//!
+//! | adapter | backends |
+//! |---|---|
+//! | [`OpenAi`] | llama.cpp, vLLM, LM Studio, SGLang, LocalAI, Lemonade, OpenAI, and whatever else has OpenAI's API |
+//! | [`Ollama`] | Ollama |
+//! | [`LlamaFarm`] | LlamaFarm's server: one capability per project |
+//! | [`Universal`] | LlamaFarm's Universal Runtime: the models that the owner names |
+//! | [`Builtin`] | the node itself: text embeddings |
+//!
+//! # Adding a provider
+//!
+//! 1. Write one file with a type that implements [`Provider`]. For an HTTP backend, hold a `models::Offer`: it has
+//!    the client, remembers which capability stands for which of the backend's models, and runs calls at OpenAI's
+//!    paths. A backend with paths of its own fills in an `exchange::Exchange`, as `llamafarm.rs` does; one with
+//!    another protocol makes the frames itself, as `builtin.rs` does.
+//! 2. Give it a [`BackendKind`], and a line in `supervise::build`. For one that is found by itself: its default port
+//!    and what it can be recognised by, in `probe.rs`.
+//! 3. Write a double of it in its tests, with the scripted backend of `testing.rs`.
+//!
+//! What an implementation must hold to:
+//!
+//! * **Capabilities tell the truth.** What the backend says goes before what a name suggests (`naming.rs`). No
+//!   keys, no addresses, no paths of this machine: the mesh reads them.
+//! * **Ids are stable.** [`Capability::new`](crate::capability::Capability::new) makes them from the provider's id,
+//!   the kind and the name.
+//! * **Payloads go through.** The provider puts its own model name in and changes no other byte, both ways.
+//! * **Replies end.** Exactly one `End` or `Error`, last. A stream that stops without either has failed. Chunks of
+//!   an event stream are cut only between events.
+//! * **Failures say whose they are.** [`ErrorClass::Request`](crate::capability::ErrorClass::Request) is the caller's
+//!   and final; with any other class somebody else is tried. A key that the backend refuses is the owner's fault.
+//! * **Dropping stops.** Whoever drops the stream wants no more: close the connection, end the work.
+//! * **Nothing waits for ever.** A discovery answers in seconds; a call keeps to its `deadline`.
+//!
+//! A whole provider, which answers every chat with the same words:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use atmosphere::capability::{
+//!     Call, Capability, Chunk, ErrorClass, Failure, Frame, FrameStream, Kind, Operation, OperationSet,
+//! };
+//! use atmosphere::provider::{Provider, Registry};
+//! use futures::future::BoxFuture;
+//! use futures::{StreamExt, stream};
+//!
+//! struct Parrot;
+//!
+//! impl Provider for Parrot {
+//!     fn id(&self) -> &str {
+//!         "parrot"
+//!     }
+//!
+//!     fn discover(&self) -> BoxFuture<'_, Result<Vec<Capability>, Failure>> {
+//!         Box::pin(async {
+//!             let mut polly = Capability::new(self.id(), Kind::LLM_CHAT, "polly");
+//!             polly.operations = OperationSet::of(&[Operation::Chat]);
+//!             polly.description = "Talks like a parrot about crackers.".into();
+//!             Ok(vec![polly])
+//!         })
+//!     }
+//!
+//!     fn call(&self, call: Call) -> FrameStream {
+//!         if call.operation != Operation::Chat {
+//!             let failure = Failure::new(ErrorClass::Request, "a parrot can only chat");
+//!             return Box::pin(stream::iter([Frame::Error(failure)]));
+//!         }
+//!         let answer = r#"{"choices":[{"message":{"role":"assistant","content":"Polly!"},"finish_reason":"stop"}]}"#;
+//!         let chunk = Chunk { data: answer.into(), content_type: Some("application/json".into()) };
+//!         Box::pin(stream::iter([Frame::Chunk(chunk), Frame::End { usage: None, load: None }]))
+//!     }
+//!
+//!     fn concurrency(&self) -> Option<u32> {
+//!         Some(1) // One beak.
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let registry = Registry::from_providers(vec![Arc::new(Parrot)]).await;
+//! let polly = registry.capabilities().borrow()[0].clone();
+//! let who = registry.resolve(&polly.id).expect("discovered");
+//!
+//! let call = Call {
+//!     id: "1".into(),
+//!     capability: polly.id,
+//!     operation: Operation::Chat,
+//!     payload: r#"{"messages":[{"role":"user","content":"Hello?"}]}"#.into(),
+//!     content_type: "application/json".into(),
+//!     stream: false,
+//!     deadline: std::time::Duration::from_secs(10),
+//!     headers: Default::default(),
+//! };
+//! let frames: Vec<Frame> = who.provider.call(call).collect().await;
+//! assert!(matches!(frames.last(), Some(Frame::End { .. })));
+//! # });
+//! ```
 
 mod builtin;
 mod exchange;
@@ -39,7 +136,8 @@ pub use settings::{BackendKind, BackendSpec, BackendSpecError, NOMINAL_PRICE, Se
 pub use table::{ProviderStatus, Resolved};
 pub use universal::Universal;
 
-/// What makes capabilities on a node.
+/// What makes capabilities on a node. The [module's documentation](self) says what an implementation must hold to,
+/// with an example.
 pub trait Provider: Send + Sync + 'static {
     /// Its name on this node, such as `ollama` or `openai@gpu:8080`: stable over restarts, without secrets.
     fn id(&self) -> &str;

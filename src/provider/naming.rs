@@ -298,7 +298,7 @@ pub(crate) fn parameter_count(name: &str) -> Option<u64> {
         };
         let count = plain(experts)? * plain(each)? * unit;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
-        (count >= 1.0 && count < 1e18).then_some(count.round() as u64)
+        (1.0..1e18).contains(&count).then_some(count.round() as u64)
     })
 }
 

@@ -30,7 +30,7 @@ pub(crate) const PORTS: [(u16, BackendKind); 8] = [
 ];
 
 /// How long one question may take. A server that is up answers these from memory.
-const QUESTION_TIMEOUT: Duration = Duration::from_millis(1500);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a local port may take to open.
 const PORT_TIMEOUT: Duration = Duration::from_millis(300);

@@ -39,7 +39,21 @@ impl std::fmt::Debug for Registry {
 impl Registry {
     /// Starts to discover what the backends offer; returns at once. Must be called within a Tokio runtime.
     #[must_use]
-    pub fn start(settings: Settings, events: EventBus, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn start(mut settings: Settings, events: EventBus, shutdown: CancellationToken) -> Arc<Self> {
+        if settings.probe {
+            settings.backends.extend(cloud_from_environment());
+        }
+        let ports = probe::PORTS.iter().map(|(port, _)| *port).collect();
+        Self::start_at(settings, ports, events, shutdown)
+    }
+
+    /// As [`Registry::start`], but looks at these ports only.
+    pub(crate) fn start_at(
+        settings: Settings,
+        ports: Vec<u16>,
+        events: EventBus,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let table = Arc::new(Table::new(events));
         let tasks = shutdown.child_token();
         let probed = Arc::new(AtomicBool::new(!settings.probe));
@@ -54,12 +68,8 @@ impl Registry {
                 }
             });
         }
-        let mut backends = settings.backends;
-        if settings.probe {
-            backends.extend(cloud_from_environment());
-        }
         let mut seen = HashSet::new();
-        for spec in backends {
+        for spec in settings.backends {
             if seen.insert(canonical(&spec.url)) {
                 watch_over(&table, spec, None, &tasks);
             } else {
@@ -67,7 +77,7 @@ impl Registry {
             }
         }
         if settings.probe {
-            tokio::spawn(look_around(Arc::clone(&table), seen, Arc::clone(&probed), tasks.clone()));
+            tokio::spawn(look_around(Arc::clone(&table), ports, seen, Arc::clone(&probed), tasks.clone()));
         }
         Arc::new(Self { table, probed, _tasks: tasks.drop_guard() })
     }
@@ -132,22 +142,23 @@ fn watch_over(table: &Arc<Table>, spec: BackendSpec, kind: Option<BackendKind>, 
     tokio::spawn(supervise(Arc::clone(table), slot, spec, kind, tasks.clone()));
 }
 
-/// Looks for backends at their default ports, again and again. What was found once is supervised from then on.
+/// Looks for backends at these ports of this machine, again and again. What was found once is supervised from then on.
 async fn look_around(
     table: Arc<Table>,
+    ports: Vec<u16>,
     mut seen: HashSet<String>,
     probed: Arc<AtomicBool>,
     shutdown: CancellationToken,
 ) {
     loop {
         let look = async {
-            let unknown = probe::PORTS.iter().filter(|(port, _)| !seen.contains(&format!("localhost:{port}")));
-            let ports = unknown.map(|&(port, _)| async move {
+            let unknown = ports.iter().filter(|port| !seen.contains(&format!("localhost:{port}")));
+            let answers = unknown.map(|&port| async move {
                 let url = probe::listening(port).await?;
                 let kind = probe::identify(url.as_str().trim_end_matches('/'), &url, None).await;
                 Some((url, kind))
             });
-            futures::future::join_all(ports).await
+            futures::future::join_all(answers).await
         };
         let found = tokio::select! {
             () = shutdown.cancelled() => return,

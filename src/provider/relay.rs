@@ -178,6 +178,9 @@ mod tests {
     const DONE: &str = "data: [DONE]\n\n";
     const ERROR: &str = "data: {\"error\":{\"message\":\"boom\",\"code\":500}}\n\n";
 
+    /// Events that arrive, what makes them complete, what is handed on, and how it ends.
+    type Row<'a> = (&'a [&'a str], Completion, &'a [&'a str], Option<ErrorClass>);
+
     /// What is handed on, and how it ends: `None` when complete, else the class.
     fn run(pieces: &[&[u8]], completion: Completion, broken: Option<&str>) -> (String, Option<ErrorClass>) {
         let mut relay = Relay::new("b", completion);
@@ -199,7 +202,7 @@ mod tests {
     fn what_a_stream_comes_to() {
         use Completion::{DoneOrReason, End, Reason};
         let interrupted = Some(ErrorClass::Interrupted);
-        let table: &[(&[&str], Completion, &[&str], Option<ErrorClass>)] = &[
+        let table: &[Row<'_>] = &[
             (&[ROLE, TEXT, STOP, DONE], DoneOrReason, &[ROLE, TEXT, STOP, DONE], None),
             (&[ROLE, TEXT, STOP], DoneOrReason, &[ROLE, TEXT, STOP], None),
             (&[ROLE, TEXT, DONE], DoneOrReason, &[ROLE, TEXT, DONE], None),

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
-use super::http::redacted;
+use super::http::{NODE_CODE, redacted};
 use super::settings::{BackendKind, BackendSpec, is_own_network};
 use super::table::{SlotId, Table};
 use super::{LlamaFarm, Ollama, OpenAi, Provider, Universal, probe};
@@ -117,7 +117,7 @@ pub(crate) async fn supervise(
 /// Refuses what turns out to be a node's own API.
 async fn refuse_node(spec: &BackendSpec) -> Result<(), Failure> {
     match probe::identify(&redacted(&spec.url), &spec.url, spec.key.as_ref()).await {
-        Err(failure) if failure.message.contains("Atmosphere node") => Err(failure),
+        Err(failure) if failure.code.as_deref() == Some(NODE_CODE) => Err(failure),
         // Whatever else it says: the owner knows better.
         _ => Ok(()),
     }

@@ -105,7 +105,12 @@ impl Table {
     /// Gives the provider in a place its name: the one wanted, with a number when another one has it.
     pub(crate) fn rename(&self, slot: SlotId, wanted: &str, kind: &str) -> String {
         let mut slots = self.slots.lock();
-        let taken = |id: &str| slots.iter().enumerate().any(|(index, it)| index != slot.0 && it.status.id == id);
+        // Those before it have the first claim, so that the names are the same after every start; those behind
+        // it only to what they use already.
+        let taken = |id: &str| {
+            let mut others = slots.iter().enumerate().filter(|(index, _)| *index != slot.0);
+            others.any(|(index, it)| it.status.id == id && (index < slot.0 || it.provider.is_some()))
+        };
         let id = std::iter::once(wanted.to_owned())
             .chain((2_u32..).map(|number| format!("{wanted}-{number}")))
             .find(|id| !taken(id))

@@ -229,6 +229,62 @@ async fn llama_cpp_tells_its_context_slots_and_abilities() {
 }
 
 #[tokio::test]
+async fn lm_studio_tells_what_is_loaded() {
+    let models = r#"{"data":[{"id":"a"},{"id":"b"},{"id":"c"}]}"#;
+    let studio = json!({"data": [
+        {"id": "a", "type": "vlm", "state": "loaded", "quantization": "Q8_0", "max_context_length": 32768,
+         "loaded_context_length": 8192, "capabilities": ["tool_use"]},
+        {"id": "b", "type": "embeddings", "state": "not-loaded", "max_context_length": 512},
+    ]});
+    let double = Double::start(&[
+        ("GET /v1/models", Scripted::json(200, models)),
+        ("GET /api/v0/models", Scripted::json(200, &studio.to_string())),
+    ])
+    .await;
+    let provider = OpenAi::new("lmstudio", BackendKind::LmStudio, &double.spec("lmstudio")).expect("a provider");
+    let found = provider.discover().await.expect("a list");
+    let [a, b, c] = &found[..] else { unreachable!("{found:?}") };
+    assert_eq!((a.residency, a.context_length, a.quantization.as_deref()), (Residency::Warm, Some(8192), Some("Q8_0")));
+    assert!(a.modalities.contains(Modality::Image) && a.features.contains(Feature::Tools));
+    assert_eq!((&b.kind, b.residency, b.context_length), (&Kind::LLM_EMBED, Residency::Cold, Some(512)));
+    assert_eq!((&c.kind, c.residency), (&Kind::LLM_CHAT, Residency::Unknown));
+}
+
+#[tokio::test]
+async fn only_models_that_the_owner_names_are_offered() {
+    let (double, ..) = server(Scripted::json(200, "{}")).await;
+    double.set("GET /v1/models", Scripted::json(200, r#"{"data":[{"id":"a"},{"id":"b"}]}"#));
+    let spec = BackendSpec { models: vec!["B:latest".into()], domain: Some("law".into()), ..double.spec("openai") };
+    let provider = OpenAi::new("test", BackendKind::OpenAi, &spec).expect("a provider");
+    let found = provider.discover().await.expect("a list");
+    assert_eq!((found.len(), found[0].name.as_str(), found[0].domain.as_deref()), (1, "b", Some("law")));
+    // Without a list the owner's word is enough.
+    double.set("GET /v1/models", Scripted::json(404, "{}"));
+    assert_eq!(provider.discover().await.expect("their word")[0].name, "B:latest");
+}
+
+#[tokio::test]
+async fn sound_goes_through_as_it_comes() {
+    let (double, provider, capability) = server(Scripted::json(200, "{}")).await;
+    let pieces: [&[u8]; 2] = [b"RIFF", b"wave"];
+    double.set("POST /v1/audio/speech", Scripted::events(&pieces, Then::End).header("content-type", "audio/wav"));
+    let speech = || provider.call(call(&capability.id, Operation::Speak, false, r#"{"input":"hi"}"#));
+    let (frames, bytes) = collect(speech()).await;
+    assert_eq!((bytes.as_str(), frames.last()), ("RIFFwave", Some(&Frame::End { usage: None, load: None })));
+    double.set("POST /v1/audio/speech", Scripted::events(&pieces, Then::Break).header("content-type", "audio/wav"));
+    assert_eq!(failure(&collect(speech()).await.0).class, ErrorClass::Interrupted);
+}
+
+#[tokio::test]
+async fn an_error_with_the_status_of_success_is_a_failure() {
+    let error = r#"{"error":{"message":"no memory","code":503}}"#;
+    for stream in [false, true] {
+        let failed = failure(&chat(Scripted::json(200, error), stream).await.0);
+        assert_eq!((failed.class, failed.status), (ErrorClass::Overloaded, 503), "{stream}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_is_sent_and_never_told() {
     let (double, ..) = server(Scripted::json(200, "{}")).await;
     let spec = BackendSpec { key: Some(Secret::new("sk-very-secret")), ..double.spec("openai") };
@@ -392,7 +448,7 @@ async fn a_backend_that_goes_is_withdrawn_and_comes_back() {
     let registry = start(vec![spec, twice]);
     registry.settled(PATIENCE).await;
     let capabilities = registry.capabilities();
-    assert_eq!(capabilities.borrow().len(), 1);
+    eventually(|| capabilities.borrow().len() == 1).await;
     let status = registry.statuses();
     assert_eq!((status.len(), status[0].kind.as_str(), status[0].up), (1, "openai", true));
     let id = capabilities.borrow()[0].id.clone();
@@ -410,6 +466,42 @@ async fn a_backend_that_goes_is_withdrawn_and_comes_back() {
     let _back = Double::start_at(address, &[("GET /v1/models", models)]).await;
     eventually(|| !capabilities.borrow().is_empty()).await;
     assert_eq!(registry.resolve(&id).expect("back").capability.name, "org/tiny-7b");
+}
+
+#[tokio::test]
+async fn local_backends_are_found_by_what_they_answer_and_nodes_are_not_taken_for_one() {
+    let ollama = Double::start(&[
+        ("GET /api/version", Scripted::json(200, r#"{"version":"0.12.0"}"#)),
+        ("GET /api/tags", Scripted::json(200, r#"{"models":[{"name":"llama3.2:latest"}]}"#)),
+    ])
+    .await;
+    let models = Scripted::json(200, r#"{"data":[{"id":"m"}]}"#).header("server", "atmosphere");
+    let node = Double::start(&[("GET /v1/models", models)]).await;
+    let web =
+        Double::start(&[("GET /v1/models", Scripted::json(200, "<html>").header("content-type", "text/html"))]).await;
+    let ports = [&ollama, &node, &web].map(|double| double.address.port()).to_vec();
+    let settings = Settings { backends: Vec::new(), probe: true, embedder: None };
+    let events = EventBus::default();
+    let mut watched = events.subscribe();
+    let registry = Registry::start_at(settings, ports, events, CancellationToken::new());
+    registry.settled(PATIENCE).await;
+    let status = registry.statuses();
+    assert_eq!(status.len(), 1, "{status:?}");
+    assert_eq!((status[0].kind.as_str(), status[0].up, status[0].capabilities), ("ollama", true, 1));
+    let event = watched.recv().await.expect("an event");
+    assert_eq!((event.kind, &event.data["kind"]), ("provider.up", &json!("ollama")));
+}
+
+#[tokio::test]
+async fn two_providers_never_share_a_name() {
+    let (one, ..) = server(Scripted::json(200, "{}")).await;
+    let (two, ..) = server(Scripted::json(200, "{}")).await;
+    let named = |double: &Double| BackendSpec { name: Some("gpu".into()), ..double.spec("openai") };
+    let registry = start(vec![named(&one), named(&two)]);
+    let capabilities = registry.capabilities();
+    eventually(|| capabilities.borrow().len() == 2).await;
+    let ids: Vec<String> = registry.statuses().into_iter().map(|status| status.id).collect();
+    assert_eq!(ids, ["gpu", "gpu-2"]);
 }
 
 #[tokio::test]

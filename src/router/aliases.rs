@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn an_alias_reads_from_configuration() {
-        let alias: Alias = toml::from_str("kinds = [\"llm/code\"]\nfeatures = [\"tools\"]\nprefer = \"latency\"").expect("an alias");
+        let alias: Alias =
+            toml::from_str("kinds = [\"llm/code\"]\nfeatures = [\"tools\"]\nprefer = \"latency\"").expect("an alias");
         assert_eq!(alias.kinds, [Kind::LLM_CODE]);
         assert_eq!(alias.prefer, Prefer::Latency);
         assert!(toml::from_str::<Alias>("prefers = \"latency\"").is_err());

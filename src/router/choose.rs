@@ -13,11 +13,10 @@ use super::meaning::{self, Meant, Prototypes, Verdict};
 use super::reason;
 use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
-use super::signals::{NodeSignals, SignalsRead};
+use super::signals::{NodeSignals, Path, SignalsRead};
 use super::target::{Among, Resolved, resolve};
 use crate::capability::{Intent, Kind, Operation, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
-use crate::mesh::PathClass;
 
 /// What a decision is made from.
 pub(super) struct World<'a> {
@@ -138,9 +137,16 @@ impl Choice<'_> {
         for (place, entry) in snapshot.entries().iter().enumerate() {
             let capability = &entry.capability;
             let tier = match super::facts::speciality(capability) {
-                _ if alias.kinds.contains(&capability.kind) && capability.project.is_none() && capability.domain.is_none() => 1,
+                _ if alias.kinds.contains(&capability.kind)
+                    && capability.project.is_none()
+                    && capability.domain.is_none() =>
+                {
+                    1
+                }
                 Speciality::Domain => {
-                    self.reject(entry, || format!("it is made for one field; {name} is for general models, so name it to use it"));
+                    self.reject(entry, || {
+                        format!("it is made for one field; {name} is for general models, so name it to use it")
+                    });
                     continue;
                 }
                 Speciality::General => 0,
@@ -178,11 +184,8 @@ impl Choice<'_> {
         let facts = (self.world.facts)();
         let talks = matches!(intent.operation, Operation::Chat | Operation::Complete);
         let domain = intent.requirements.domain.as_deref();
-        let node_allowed: Vec<bool> = facts
-            .nodes
-            .iter()
-            .map(|(node, _)| self.nodes.is_none_or(|nodes| nodes.contains(node)))
-            .collect();
+        let node_allowed: Vec<bool> =
+            facts.nodes.iter().map(|(node, _)| self.nodes.is_none_or(|nodes| nodes.contains(node))).collect();
         // What each entry can do is asked twice, by the search and by the scan: keep the answer.
         let eligible: Vec<bool> = facts
             .entries
@@ -199,7 +202,7 @@ impl Choice<'_> {
         let verdict = talks.then(|| self.judge(intent, domain, &snapshot, &facts, &eligible)).flatten();
         let stable = (intent.operation == Operation::Embed).then(|| best_model(&snapshot, &facts, &eligible)).flatten();
 
-        let mut last: Option<(u32, Option<&NodeSignals>, (Option<PathClass>, Option<Duration>))> = None;
+        let mut last: Option<(u32, Option<&NodeSignals>, Path)> = None;
         let signals = self.world.signals;
         for (place, fact) in facts.entries.iter().enumerate() {
             let Some(entry) = snapshot.entries().get(place) else { break };
@@ -234,7 +237,8 @@ impl Choice<'_> {
                 },
             };
             if domain.is_some() && tier == TIER_OTHER_DOMAIN && talks {
-                let its = entry.capability.domain.as_deref().or(entry.capability.project.as_deref()).unwrap_or_default();
+                let its =
+                    entry.capability.domain.as_deref().or(entry.capability.project.as_deref()).unwrap_or_default();
                 let wanted = domain.unwrap_or_default();
                 self.reject(entry, || format!("its field is {its}, not {wanted}"));
                 continue;
@@ -301,7 +305,7 @@ impl Choice<'_> {
         fact: &Fact,
         load_class: u8,
         signals: Option<&NodeSignals>,
-        path: (Option<PathClass>, Option<Duration>),
+        path: Path,
         tier: i32,
         similarity: Option<f32>,
     ) {
@@ -425,13 +429,12 @@ fn standing(
     fact: &Fact,
     load_class: u8,
     signals: Option<&NodeSignals>,
-    (path, rtt): (Option<PathClass>, Option<Duration>),
+    (path, rtt): Path,
     now: Instant,
 ) -> Standing {
     let prior = fact.prior;
     let reading = signals.and_then(|signals| signals.capability(&entry.capability.id)).map(|capability| {
-        let prior =
-            [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
+        let prior = [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
         capability.reading(prior, now)
     });
     Standing {

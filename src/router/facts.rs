@@ -205,8 +205,7 @@ impl Facts {
                     nodes.push((entry.node, snapshot.advert(&entry.node).map_or(0, |advert| advert.load)));
                 }
                 let next = u32::try_from(models.len()).unwrap_or(u32::MAX);
-                let model =
-                    *models.entry(crate::capability::normalise_name(&entry.capability.name)).or_insert(next);
+                let model = *models.entry(crate::capability::normalise_name(&entry.capability.name)).or_insert(next);
                 let node = u32::try_from(nodes.len() - 1).unwrap_or(u32::MAX);
                 Fact { node, model, ..Fact::of(&entry.capability) }
             })

@@ -139,7 +139,10 @@ mod tests {
         log.finish(&last, Outcome::Served);
         let logged = log.get(&last).expect("kept");
         assert_eq!((logged.attempts, logged.outcome), (vec![attempt], Outcome::Served));
-        assert_eq!(log.latest(3).iter().map(|l| l.decision.id.as_str()).collect::<Vec<_>>(), [last, (KEPT + 8).to_string(), (KEPT + 7).to_string()]);
+        assert_eq!(
+            log.latest(3).iter().map(|l| l.decision.id.as_str()).collect::<Vec<_>>(),
+            [last, (KEPT + 8).to_string(), (KEPT + 7).to_string()]
+        );
         assert_eq!(log.latest(usize::MAX).len(), KEPT);
     }
 }

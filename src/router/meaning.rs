@@ -19,12 +19,12 @@ use super::prototypes;
 
 /// Least similarity to a capability's texts at which it is meant. Chosen on the labelled phrases of this
 /// module's test.
-pub(super) const THRESHOLD: f32 = 0.42;
-/// Least similarity to the phrases of a speciality. Prototypes are many and broad, so that something like
-/// the question is always among them, and the bar is higher.
-pub(super) const PROTOTYPE_THRESHOLD: f32 = 0.50;
+pub(super) const THRESHOLD: f32 = 0.36;
+/// Least similarity to the phrases of a speciality. Prototypes are many and broad, so that something a little
+/// like the question is always among them, and the bar is higher.
+pub(super) const PROTOTYPE_THRESHOLD: f32 = 0.38;
 /// How much nearer than general conversation it must be.
-pub(super) const MARGIN: f32 = 0.06;
+pub(super) const MARGIN: f32 = 0.03;
 /// Hits this close to the best mean the same: copies of one project, two projects on one subject.
 const TIE: f32 = 0.02;
 

@@ -65,9 +65,10 @@ fn by_meaning(grounds: &Grounds<'_>, first: &Candidate) -> String {
             None => format!("nothing in the mesh is made for a special field, so the best general model: {name}"),
             Some((nearest, similarity)) => {
                 let nearest = match nearest {
-                    Nearest::Entry(id) => grounds.snapshot.entry(*id).map_or("?", |entry| {
-                        entry.capability.project.as_deref().unwrap_or(&entry.capability.name)
-                    }),
+                    Nearest::Entry(id) => grounds
+                        .snapshot
+                        .entry(*id)
+                        .map_or("?", |entry| entry.capability.project.as_deref().unwrap_or(&entry.capability.name)),
                     Nearest::Speciality(kind) => subject(*kind),
                 };
                 format!(

@@ -58,11 +58,8 @@ impl<'a> Needs<'a> {
     /// Why this capability cannot do it; `None` when it can.
     pub(super) fn why_not(&self, capability: &Capability) -> Option<String> {
         if !capability.operations.contains(self.operation) {
-            let serves = if capability.operations.is_empty() {
-                "nothing".to_owned()
-            } else {
-                capability.operations.to_string()
-            };
+            let serves =
+                if capability.operations.is_empty() { "nothing".to_owned() } else { capability.operations.to_string() };
             return Some(format!("it does not serve {}, only {serves}", self.operation));
         }
         if let Some(kind) = self.kind
@@ -102,7 +99,10 @@ mod tests {
             (|_| (), None),
             (|i| i.operation = Operation::Embed, Some("it does not serve embed, only chat")),
             (|i| i.requirements.kind = Some(Kind::LLM_CODE), Some("its kind is llm/chat, not llm/code")),
-            (|i| i.requirements.modalities = ModalitySet::of(&[Modality::Text, Modality::Image]), Some("it cannot read image")),
+            (
+                |i| i.requirements.modalities = ModalitySet::of(&[Modality::Text, Modality::Image]),
+                Some("it cannot read image"),
+            ),
             (|i| i.requirements.features = FeatureSet::of(&[Feature::Tools]), Some("it lacks tools")),
             (|i| i.requirements.features = FeatureSet::of(&[Feature::Streaming, Feature::Logprobs]), None),
             (|i| i.requirements.prompt_tokens = 4096, None),

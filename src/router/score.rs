@@ -10,12 +10,12 @@
 //!   turns   = max(0, outstanding + 1 - limit) / limit                     calls that must end before
 //!   sharers = min(outstanding, limit - 1) / limit                         calls that run beside it
 //!
-//! score     = 100 * tier - wt * log2(predicted seconds) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
+//! score     = 100 * tier - wt * log2(1 + predicted / scale) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
 //! ```
 //!
 //! A tier is decided before (what was meant comes before what stands in for it) and is worth more than the rest
-//! can be. Halving the time is worth one point, so that quality, which is between 0 and 1, is traded against
-//! factors of time and not against seconds. The weights depend on what the caller prefers.
+//! can be. Far above the scale, halving the time is worth one point; far below it, time hardly counts: nobody minds one
+//! second more for a better answer, everybody minds a minute. Weights and scale depend on what the caller prefers.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -79,7 +79,9 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
     let prior = &standing.prior;
     let (overhead, prefill, decode, load, warm, measured) = match standing.reading {
         Some(r) => (r.overhead, r.prefill, r.decode, r.load, r.warm, r.measured),
-        None => (PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load), false, false),
+        None => {
+            (PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load), false, false)
+        }
     };
     let prefill_s = overhead + demand.prompt_tokens / prefill;
     let decode_s = demand.answer_tokens / decode;
@@ -96,7 +98,8 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
     };
     // The class in the advert is coarse and of the whole node; it is what there is before a first call.
     let advertised = f64::from(standing.load_class.min(4)) / 4.0 * limit;
-    let outstanding = standing.reading.map_or(advertised, |r| if r.measured { r.outstanding } else { r.outstanding.max(advertised) });
+    let outstanding =
+        standing.reading.map_or(advertised, |r| if r.measured { r.outstanding } else { r.outstanding.max(advertised) });
     let turns = (outstanding + 1.0 - limit).max(0.0) / limit;
     let sharers = outstanding.min(limit - 1.0).max(0.0) / limit;
     Parts {
@@ -140,22 +143,23 @@ fn rtt_seconds(path: Option<PathClass>, rtt: Option<Duration>) -> f64 {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Weights {
     time: f64,
+    scale_s: f64,
     quality: f64,
     path: f64,
     cost: f64,
 }
 
 impl Weights {
-    /// For candidates that are different models. With `balanced`, ten times the size is worth two points, which is
-    /// four times as long.
+    /// For candidates that are different models. With `balanced`, ten times the size is worth two points: four times as long
+    /// when both take long, and any time when both are quick.
     pub(super) const fn of(prefer: Prefer) -> Self {
         match prefer {
-            Prefer::Balanced => Self { time: 1.0, quality: 8.0, path: 0.0, cost: 1.0 },
-            Prefer::Latency => Self { time: 1.0, quality: 0.5, path: 0.0, cost: 0.2 },
+            Prefer::Balanced => Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0 },
+            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2 },
             // A tenfold size is ten points, so time decides between equals only.
-            Prefer::Accuracy => Self { time: 0.5, quality: 40.0, path: 0.0, cost: 0.2 },
-            Prefer::Location => Self { time: 0.5, quality: 2.0, path: 8.0, cost: 1.0 },
-            Prefer::Cost => Self { time: 0.5, quality: 1.0, path: 0.0, cost: 8.0 },
+            Prefer::Accuracy => Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2 },
+            Prefer::Location => Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0 },
+            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0 },
         }
     }
 
@@ -173,7 +177,7 @@ impl Weights {
 pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
     let seconds = (predicted_ms(parts) / 1e3).clamp(1e-4, 1e6);
     let money = (1.0 + 1e4 * cost_usd.max(0.0)).log2();
-    let utility = -weights.time * seconds.log2() + weights.quality * parts.quality
+    let utility = -weights.time * (1.0 + seconds / weights.scale_s).log2() + weights.quality * parts.quality
         - weights.path * distance(path)
         - weights.cost * money;
     f64::from(tier) * TIER + utility.clamp(-MAX_UTILITY, MAX_UTILITY)
@@ -229,8 +233,15 @@ mod tests {
 
     #[test]
     fn the_formula_is_the_documented_one() {
-        let parts = predict(&Standing { residency: Residency::Cold, ..standing() }, &Demand::new(1000, Some(100), true));
-        let expected = [(parts.rtt_ms, 2.0), (parts.queue_ms, 0.0), (parts.load_ms, 5000.0), (parts.prefill_ms, 1050.0), (parts.decode_ms, 5000.0)];
+        let parts =
+            predict(&Standing { residency: Residency::Cold, ..standing() }, &Demand::new(1000, Some(100), true));
+        let expected = [
+            (parts.rtt_ms, 2.0),
+            (parts.queue_ms, 0.0),
+            (parts.load_ms, 5000.0),
+            (parts.prefill_ms, 1050.0),
+            (parts.decode_ms, 5000.0),
+        ];
         for (index, (is, should)) in expected.into_iter().enumerate() {
             assert!((is - should).abs() < 1e-6, "part {index}: {is} is not {should}");
         }

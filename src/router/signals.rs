@@ -226,6 +226,9 @@ impl Signals {
     }
 }
 
+/// How near a node is, and its round trip, each if known.
+pub(super) type Path = (Option<PathClass>, Option<Duration>);
+
 /// The signals of one moment. Writers wait while it lives, so it must not live long.
 pub(super) struct SignalsRead<'a> {
     own: PeerId,
@@ -238,7 +241,7 @@ impl SignalsRead<'_> {
     }
 
     /// How near a node is, and its round trip if measured.
-    pub(super) fn path(&self, node: &PeerId) -> (Option<PathClass>, Option<Duration>) {
+    pub(super) fn path(&self, node: &PeerId) -> Path {
         if *node == self.own {
             return (Some(PathClass::Itself), Some(Duration::ZERO));
         }

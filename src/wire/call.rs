@@ -86,9 +86,11 @@ pub fn frame_to_wire(frame: Frame) -> v1::Frame {
             .into(),
             queue_position: progress.queue_position,
         }),
-        Frame::Chunk(chunk) => {
-            Body::Chunk(v1::Chunk { data: chunk.data, content_type: chunk.content_type.unwrap_or_default() })
-        }
+        Frame::Chunk(chunk) => Body::Chunk(v1::Chunk {
+            data: chunk.data,
+            content_type: chunk.content_type.unwrap_or_default(),
+            more: false,
+        }),
         Frame::End { usage, load } => Body::End(v1::End {
             usage: usage.map(|u| v1::Usage { prompt_tokens: u.prompt_tokens, completion_tokens: u.completion_tokens }),
             load: load.map(load_to_wire),

@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::tally::Tally;
 use crate::api::error::error_event;
-use crate::api::measure::Outcome;
+use crate::api::measure::Ending;
 use crate::capability::{ErrorClass, Failure};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 
@@ -72,21 +72,25 @@ impl Events {
 
     fn fail(&mut self, failure: &Failure) -> Bytes {
         self.source = Source::Over;
-        self.tally.ended(Outcome::Failed);
+        self.tally.ended(Ending::Failed);
         error_event(failure)
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Source::Waiting(pending) = &mut self.source {
             let Poll::Ready(begun) = pending.poll_unpin(cx) else { return Poll::Pending };
-            self.source = match begun {
-                Ok(reply) if is_event_stream(&reply.content_type) => Source::Open(reply.body),
+            match begun {
+                Ok(reply) if is_event_stream(&reply.content_type) => {
+                    let comment = answered_by(&reply);
+                    self.source = Source::Open(reply.body);
+                    return Poll::Ready(Some(comment));
+                }
                 Ok(_) => {
                     let message = "the backend answered with something that is not a stream of events";
                     return Poll::Ready(Some(self.fail(&Failure::new(ErrorClass::Backend, message))));
                 }
                 Err(error) => return Poll::Ready(Some(self.fail(&told_late(error.failure)))),
-            };
+            }
         }
         let Source::Open(body) = &mut self.source else { return Poll::Ready(None) };
         loop {
@@ -101,12 +105,24 @@ impl Events {
                 Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(self.fail(&failure))),
                 Poll::Ready(None) => {
                     self.source = Source::Over;
-                    self.tally.ended(Outcome::Complete);
+                    self.tally.ended(Ending::Complete);
                     Poll::Ready(None)
                 }
             };
         }
     }
+}
+
+/// Who answers, as a comment: what the head of the response would have said, had it waited.
+fn answered_by(reply: &Reply) -> Bytes {
+    let Reply { served, decision, attempts, .. } = reply;
+    let line = format!(
+        ": atmosphere node={} model={} decision={} attempts={attempts}",
+        served.node_name, served.capability.name, decision.id
+    );
+    // A line break in a name would end the comment.
+    let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    format!("{line}\n\n").into()
 }
 
 /// A failure that comes when the status is already sent: a backend's own body can no longer be passed on as it is, but

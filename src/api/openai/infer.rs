@@ -20,7 +20,7 @@ use super::tally::Tally;
 use crate::api::app::{App, Context, X_ATMOSPHERE_NODE, node_header};
 use crate::api::error::ApiError;
 use crate::api::limits::read_json;
-use crate::api::measure::Outcome;
+use crate::api::measure::Ending;
 use crate::capability::{ErrorClass, Failure, Operation};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::router::{Candidate, Decision};
@@ -80,14 +80,14 @@ async fn infer(app: &App, context: &Context, operation: Operation, request: Requ
     let reply = match timeout_at(patience, &mut pending).await {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => {
-            tally.ended(Outcome::Failed);
+            tally.ended(Ending::Failed);
             return Err(failed(error));
         }
         Err(_) if streamed && patience < deadline => {
             return Ok(stream(app, Source::Waiting(pending), tally, deadline));
         }
         Err(_) => {
-            tally.ended(Outcome::Failed);
+            tally.ended(Ending::Failed);
             return Err(out_of_time());
         }
     };
@@ -133,14 +133,14 @@ async fn whole(
             }
             Ok(Some(Err(failure))) => failure,
             Err(_) => {
-                tally.ended(Outcome::Failed);
+                tally.ended(Ending::Failed);
                 return Err(out_of_time());
             }
         };
-        tally.ended(Outcome::Failed);
+        tally.ended(Ending::Failed);
         return Err(failed(DispatchError { decision: Arc::clone(decision), attempts, failure }));
     }
-    tally.ended(Outcome::Complete);
+    tally.ended(Ending::Complete);
     let mut response = Response::new(Body::from(gathered.finish()));
     let content_type = HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CONTENT_TYPE, content_type);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -112,7 +113,11 @@ pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
     Json(json!({"object": "list", "data": models})).into_response()
 }
 
-pub(crate) async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn model(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()).param("model"))?;
     let catalog = app.service.catalog();
     // `model@node` is a model as well, though the list does not multiply models by nodes.
     let (name, node) = match id.rsplit_once('@') {

@@ -6,7 +6,7 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use crate::api::limits::Place;
-use crate::api::measure::{Measures, Outcome};
+use crate::api::measure::{Ending, Measures};
 use crate::capability::{Operation, Usage};
 
 /// One answer from the moment that its request had its place. An answer that is dropped without a word about its
@@ -16,14 +16,14 @@ pub(super) struct Tally {
     operation: Operation,
     started: Instant,
     usage: Option<Usage>,
-    outcome: Outcome,
+    outcome: Ending,
     first: bool,
     _place: Place,
 }
 
 impl Tally {
     pub(super) fn new(measures: Measures, operation: Operation, started: Instant, place: Place) -> Self {
-        Self { measures, operation, started, usage: None, outcome: Outcome::ClientLeft, first: true, _place: place }
+        Self { measures, operation, started, usage: None, outcome: Ending::ClientLeft, first: true, _place: place }
     }
 
     /// A piece of the answer has come.
@@ -36,7 +36,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn ended(&mut self, outcome: Outcome) {
+    pub(super) fn ended(&mut self, outcome: Ending) {
         self.outcome = outcome;
     }
 }

@@ -57,6 +57,28 @@ async fn what_is_not_there_is_a_404() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_in_a_path_or_query_is_a_400() {
+    let api = silent_api(settings()).await;
+    for path in
+        ["/v1/models/%ff", "/v1/mesh/decisions/%ff", "/v1/mesh/decisions?limit=-1", "/v1/capabilities?type=a&type=b"]
+    {
+        let response = api.client.get(api.url(path)).send().await.expect("an answer");
+        assert_eq!(response.status(), 400, "{path}");
+        error_of(response, path).await;
+    }
+}
+
+#[tokio::test]
+async fn when_all_are_cooling_the_client_learns_when_to_come_again() {
+    let api = api(settings(), |_| {
+        futures::future::err(no_route(NoRoute::AllCooling { retry_after: Duration::from_secs(7) })).boxed()
+    })
+    .await;
+    let response = api.post("/v1/chat/completions", &a_chat(false)).await;
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"7".parse().expect("a value")));
+}
+
+#[tokio::test]
 async fn every_route_that_takes_a_body_refuses_a_bad_one() {
     let api = silent_api(Settings { max_body: 20_000, ..settings() }).await;
     for (_, path) in routes::all().filter(|(method, _)| *method == "POST") {

@@ -109,7 +109,7 @@ async fn nodes_and_links_have_their_shapes() {
         [
             (&json!("laptop"), &json!(true), &json!("online"), &json!("self"), &json!(2)),
             (&json!("gpu"), &json!(false), &json!("online"), &json!("lan"), &json!(3)),
-            (&json!(null), &json!(false), &json!("joining"), &json!("lan"), &json!(0)),
+            (&json!(""), &json!(false), &json!("joining"), &json!("lan"), &json!(0)),
         ]
     );
 }
@@ -179,7 +179,14 @@ async fn decisions_are_told_afterwards() {
     let (_, one) = api.get("/v1/mesh/decisions/d-1").await;
     assert_eq!(list["decisions"], json!([one["decision"]]));
     assert_eq!((&one["decision"]["id"], &one["decision"]["at_ms"]), (&json!("d-1"), &json!(7000)));
-    assert_eq!((&one["decision"]["attempts"], &one["decision"]["outcome"]), (&json!(1), &json!("complete")));
+    assert_eq!(
+        (&one["decision"]["request_id"], &one["decision"]["outcome"]),
+        (&json!("r-1"), &json!({"status": "served"}))
+    );
+    assert_eq!(
+        one["decision"]["attempts"],
+        json!([{"node": peer(2).to_base58(), "node_name": "gpu", "model": "llama3.2", "result": "ok", "elapsed_ms": 3.5}])
+    );
     assert_eq!(api.get("/v1/mesh/decisions?limit=0").await.1["decisions"], json!([]));
     assert_eq!(api.get("/v1/mesh/decisions?limit=x").await.0, 400);
 }

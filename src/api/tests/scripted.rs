@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{JoinError, Judged, Phase, ProviderStatus, Service, Serving, Settings, serve};
+use crate::api::{JoinError, Phase, ProviderStatus, Service, Serving, Settings, serve};
 use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, Operation, OperationSet, PeerId};
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{LinkTransport, MeshView, PathClass, PeerView};
-use crate::router::{Candidate, Decision, NoRoute, Parts};
+use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Logged, Outcome};
 use crate::telemetry::Metrics;
 
 /// The longest that a test waits for anything.
@@ -33,7 +33,7 @@ pub(super) struct ScriptedNode {
     catalog: Catalog,
     view: Arc<MeshView>,
     pub(super) phase: Mutex<Phase>,
-    judged: Vec<Judged>,
+    logged: Vec<Logged>,
 }
 
 /// A capability as a test needs it.
@@ -134,12 +134,12 @@ impl Service for ScriptedNode {
         decision()
     }
 
-    fn decisions(&self, count: usize) -> Vec<Judged> {
-        self.judged.iter().take(count).cloned().collect()
+    fn decisions(&self, count: usize) -> Vec<Logged> {
+        self.logged.iter().take(count).cloned().collect()
     }
 
-    fn decision(&self, id: &str) -> Option<Judged> {
-        self.judged.iter().find(|judged| judged.decision.id == id).cloned()
+    fn decision(&self, id: &str) -> Option<Logged> {
+        self.logged.iter().find(|logged| logged.decision.id == id).cloned()
     }
 
     fn catalog(&self) -> Arc<Snapshot> {
@@ -272,11 +272,18 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
         catalog,
         view: Arc::new(view),
         phase: Mutex::new(Phase::Ready),
-        judged: vec![Judged {
+        logged: vec![Logged {
             decision: Arc::new(decision()),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
-            attempts: 1,
-            outcome: Some("complete".to_owned()),
+            request_id: "r-1".to_owned(),
+            attempts: vec![Attempt {
+                node: peer(2),
+                node_name: "gpu".into(),
+                model: "llama3.2".to_owned(),
+                result: "ok".to_owned(),
+                elapsed: Duration::from_micros(3500),
+            }],
+            outcome: Outcome::Served,
         }],
     }
 }

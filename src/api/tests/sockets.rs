@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::scripted::{Api, Drops, PATIENCE, a_chat, api, eventually, pieces, reply, settings, silent_api};
+use super::scripted::{Api, Drops, PATIENCE, a_chat, api, eventually, reply, settings, silent_api};
 use crate::api::{Phase, ServeError, Service, Settings, serve};
 use crate::telemetry::Metrics;
 
@@ -51,7 +51,14 @@ async fn read_to_close(socket: &mut TcpStream) -> String {
 #[tokio::test]
 async fn streams_follow_each_other_on_one_socket_without_a_stall() {
     let api = api(settings(), |_| {
-        futures::future::ok(pieces(SSE, vec![Ok("data: 1\n\n"), Ok("data: 2\n\n"), Ok("data: [DONE]\n\n")])).boxed()
+        // Apart in time, so that each is a write of its own.
+        let events = async_stream::stream! {
+            for event in ["data: 1\n\n", "data: 2\n\n", "data: [DONE]\n\n"] {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                yield Ok(Bytes::from(event));
+            }
+        };
+        futures::future::ok(reply(SSE, events.boxed())).boxed()
     })
     .await;
     let mut socket = connect(&api).await;

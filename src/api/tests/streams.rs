@@ -158,7 +158,10 @@ async fn a_stream_that_is_silent_says_that_it_lives() {
         assert!(text.starts_with(head), "{query}: {text}");
         let between = text.split("data: 1\n\n").nth(1).expect("a first event");
         assert!(between.starts_with(": keepalive\n\n") && between.ends_with("data: [DONE]\n\n"), "{query}: {text}");
-        assert_eq!(text.replace(": keepalive\n\n", ""), "data: 1\n\ndata: [DONE]\n\n");
+        let told = ": atmosphere node=gpu model=llama3.2 decision=d-1 attempts=1\n\n";
+        assert_eq!(text.contains(told), query == "slow start", "{text}");
+        let events = text.replace(": keepalive\n\n", "").replace(told, "");
+        assert_eq!(events, "data: 1\n\ndata: [DONE]\n\n");
     }
 }
 

@@ -76,6 +76,7 @@ fn a_bad_body_names_the_field() {
         (format!(r#"{{"model":"a","model":"b",{ok}}}"#), Some("model")),
         (format!(r#"{{"stream":"yes",{ok}}}"#), Some("stream")),
         (format!(r#"{{"tools":{{}},{ok}}}"#), Some("tools")),
+        (format!(r#"{{"tools":[{{"a":[1]}}],{ok},"model":7}}"#), Some("model")),
         (format!(r#"{{"response_format":"json",{ok}}}"#), Some("response_format")),
         (format!(r#"{{"max_tokens":1.5,{ok}}}"#), Some("max_tokens")),
         ("[]".to_owned(), None),

@@ -1,0 +1,554 @@
+//! The state of the register, and what statements and time do to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::statement::{AdvertHead, Body, BodyError, BodyHash, Content, Position, Statement};
+use crate::capability::{Advert, PeerId, limits};
+use crate::catalog::Adverts;
+use crate::wire::v1;
+
+/// How much a register holds at the most. What is beyond is refused, so that a hostile member can cost only this.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Live nodes.
+    pub nodes: usize,
+    /// Remembered positions of nodes that are gone; the longest gone are forgotten first.
+    pub graves: usize,
+    /// Bytes of all advert bodies.
+    pub body_bytes: usize,
+}
+
+impl Default for Bounds {
+    /// Ten times the largest mesh that this is made for, and 64 MiB: 16 KiB of body for each.
+    fn default() -> Self {
+        Self { nodes: 4096, graves: 4096, body_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// How a statement came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// As news, just now, on the way from the node that made it.
+    Gossip,
+    /// From somebody's register.
+    Sync {
+        /// How long ago the node was last known there to be alive.
+        age: Duration,
+    },
+}
+
+/// What came of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in force, and the adverts changed.
+    Changed,
+    /// It is in force; its body must be fetched before it becomes visible.
+    NeedBody(BodyHash),
+    /// The advert lives on.
+    Prolonged,
+    /// The node is alive with an advert that is not known here: sync with somebody.
+    NeedSync,
+    /// The node has left.
+    Left,
+    /// Nothing new.
+    Stale,
+    /// There is no room.
+    Full,
+    /// Somebody holds a statement of this very node that is newer than its own: an earlier run with a faster
+    /// clock, or a second node with the same identity. The next advert must be past this position.
+    OwnAhead(Position),
+}
+
+/// What the passing of time did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Nodes whose adverts ran out.
+    pub departed: Vec<PeerId>,
+    /// When the next one may run out.
+    pub next: Option<Instant>,
+}
+
+/// What every node last said of itself. See the documentation of the module.
+#[derive(Debug)]
+pub struct Register {
+    pub(super) own: PeerId,
+    pub(super) bounds: Bounds,
+    pub(super) nodes: BTreeMap<PeerId, Record>,
+    pub(super) graves: BTreeMap<PeerId, Grave>,
+    pub(super) adverts: Arc<Adverts>,
+    pub(super) revision: u64,
+}
+
+/// A live node.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) position: Position,
+    /// The latest of the node's own times that we saw, of the advert or an `Alive`.
+    pub(super) issued_at_ms: u64,
+    pub(super) ttl: Duration,
+    pub(super) head: AdvertHead,
+    pub(super) signed: Arc<v1::SignedStatement>,
+    pub(super) body: BodyState,
+    /// When it is no longer believed; `None` for this node itself.
+    pub(super) expires: Option<Instant>,
+    /// Whether the node itself was heard, so that ages told by others do not matter.
+    pub(super) heard: bool,
+    /// Until when the older advert stays visible while the body of this one is missing.
+    pub(super) older_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum BodyState {
+    Missing,
+    Here(Body),
+    /// The node signed the hash of something that cannot be read.
+    Broken,
+}
+
+/// A node that is gone.
+#[derive(Debug)]
+pub(super) struct Grave {
+    pub(super) position: Position,
+    pub(super) issued_at_ms: u64,
+    pub(super) buried: Instant,
+    pub(super) tombstone: Option<Tombstone>,
+    /// An `Alive` proved after the burial that the node lives: until then its advert may come back by sync.
+    pub(super) heard_until: Option<Instant>,
+    /// Whether the node left by its own word; then only a greater position brings it back.
+    pub(super) left: bool,
+}
+
+/// A `Leave` that is passed on.
+#[derive(Debug)]
+pub(super) struct Tombstone {
+    pub(super) signed: Arc<v1::SignedStatement>,
+    pub(super) ttl: Duration,
+    pub(super) until: Instant,
+}
+
+impl Register {
+    /// An empty register of the node `own`.
+    #[must_use]
+    pub fn new(own: PeerId) -> Self {
+        Self::with_bounds(own, Bounds::default())
+    }
+
+    /// An empty register with other bounds.
+    #[must_use]
+    pub fn with_bounds(own: PeerId, bounds: Bounds) -> Self {
+        Self { own, bounds, nodes: BTreeMap::new(), graves: BTreeMap::new(), adverts: Arc::default(), revision: 0 }
+    }
+
+    /// The node whose register this is.
+    #[must_use]
+    pub fn own(&self) -> PeerId {
+        self.own
+    }
+
+    /// The visible adverts, this node's own among them. Cheap; what was handed out never changes.
+    #[must_use]
+    pub fn adverts(&self) -> Arc<Adverts> {
+        Arc::clone(&self.adverts)
+    }
+
+    /// Grows whenever [`adverts`](Self::adverts) changes.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Live nodes, this one and those with a missing body among them.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn graves(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// Where this node's own newest statement stands.
+    #[must_use]
+    pub fn own_position(&self) -> Position {
+        self.position_of(&self.own).unwrap_or_default()
+    }
+
+    /// The position last known of a node, live or gone.
+    #[must_use]
+    pub fn position_of(&self, node: &PeerId) -> Option<Position> {
+        self.nodes.get(node).map(|r| r.position).or_else(|| self.graves.get(node).map(|g| g.position))
+    }
+
+    /// Takes in a statement that this node made of itself. It is always believed and never expires.
+    ///
+    /// Returns [`Outcome::Stale`] for a statement of another node, or one that is not newer.
+    pub fn apply_own(&mut self, statement: Statement, now: Instant) -> Outcome {
+        if statement.node != self.own {
+            return Outcome::Stale;
+        }
+        let own = self.own_position();
+        match statement.content {
+            Content::Advert(head, body) if statement.position > own => {
+                self.graves.remove(&self.own);
+                let body = body.map_or(BodyState::Missing, BodyState::Here);
+                let record = Record {
+                    position: statement.position,
+                    issued_at_ms: statement.issued_at_ms,
+                    ttl: statement.ttl,
+                    head,
+                    signed: statement.signed,
+                    body,
+                    expires: None,
+                    heard: true,
+                    older_until: None,
+                };
+                self.nodes.insert(self.own, record);
+                self.show(self.own);
+                Outcome::Changed
+            }
+            Content::Alive { load } if statement.position == own => self.set_load(self.own, load),
+            Content::Leave if statement.position > own => {
+                self.bury(&statement, statement.ttl * 2, now);
+                Outcome::Left
+            }
+            _ => Outcome::Stale,
+        }
+    }
+
+    /// Takes in a verified statement that came from another node.
+    pub fn apply(&mut self, statement: Statement, source: Source, now: Instant) -> Outcome {
+        if statement.node == self.own {
+            let own = self.own_position();
+            return if statement.position > own { Outcome::OwnAhead(statement.position) } else { Outcome::Stale };
+        }
+        match statement.content {
+            Content::Advert(..) => self.advert(statement, source, now),
+            Content::Alive { load } if source == Source::Gossip => self.alive(&statement, load, now),
+            // An Alive is news or nothing: registers pass on adverts with their age instead.
+            Content::Alive { .. } => Outcome::Stale,
+            Content::Leave => self.leave(&statement, source, now),
+        }
+    }
+
+    fn advert(&mut self, statement: Statement, source: Source, now: Instant) -> Outcome {
+        let Statement { node, position, issued_at_ms, ttl, content: Content::Advert(head, body), signed } = statement
+        else {
+            return Outcome::Stale;
+        };
+        let mut life = match source {
+            Source::Gossip => ttl,
+            Source::Sync { age } => ttl.saturating_sub(age),
+        };
+        let mut heard = source == Source::Gossip;
+        let mut issued_at_ms = issued_at_ms;
+        if life.is_zero() {
+            return Outcome::Stale;
+        }
+        if let Some(record) = self.nodes.get_mut(&node) {
+            if position < record.position {
+                return Outcome::Stale;
+            }
+            if position == record.position {
+                if heard && !record.heard {
+                    record.heard = true;
+                    record.expires = Some(now + life);
+                } else if !record.heard {
+                    record.expires = record.expires.map(|expires| expires.min(now + life));
+                }
+                return match body {
+                    Some(body) if matches!(record.body, BodyState::Missing) => self.install(&node, body),
+                    _ => Outcome::Stale,
+                };
+            }
+        } else if self.nodes.len() >= self.bounds.nodes {
+            return Outcome::Full;
+        }
+        if let Some(grave) = self.graves.get(&node) {
+            if position < grave.position || (position == grave.position && grave.left) {
+                return Outcome::Stale;
+            }
+            if position == grave.position {
+                let Some(rest) = grave.heard_until.map(|until| until.saturating_duration_since(now)) else {
+                    return Outcome::Stale;
+                };
+                // The Alive told that it lives, so the age of this copy says nothing.
+                life = rest.min(ttl);
+                heard = true;
+                issued_at_ms = issued_at_ms.max(grave.issued_at_ms);
+                if life.is_zero() {
+                    return Outcome::Stale;
+                }
+            }
+        }
+        let body = body.or_else(|| self.known_body(&head.body_hash));
+        if body.as_ref().is_some_and(|body| !self.has_room_for(&node, body)) {
+            return Outcome::Full;
+        }
+        self.graves.remove(&node);
+        let hash = head.body_hash;
+        let previous = self.nodes.remove(&node);
+        let older_until = previous.and_then(|record| record.older_until.or(record.expires));
+        let here = body.is_some();
+        let record = Record {
+            position,
+            issued_at_ms,
+            ttl,
+            head,
+            signed,
+            body: body.map_or(BodyState::Missing, BodyState::Here),
+            expires: Some(now + life),
+            heard,
+            older_until: if here { None } else { older_until },
+        };
+        self.nodes.insert(node, record);
+        if here {
+            self.show(node);
+            Outcome::Changed
+        } else {
+            Outcome::NeedBody(hash)
+        }
+    }
+
+    fn alive(&mut self, statement: &Statement, load: u8, now: Instant) -> Outcome {
+        if let Some(record) = self.nodes.get_mut(&statement.node) {
+            return match statement.position.cmp(&record.position) {
+                std::cmp::Ordering::Less => Outcome::Stale,
+                std::cmp::Ordering::Greater => Outcome::NeedSync,
+                // A replayed Alive must not prolong: it has to be later than what we heard before.
+                std::cmp::Ordering::Equal if statement.issued_at_ms <= record.issued_at_ms => Outcome::Stale,
+                std::cmp::Ordering::Equal => {
+                    record.issued_at_ms = statement.issued_at_ms;
+                    record.heard = true;
+                    record.expires = Some(now + statement.ttl.min(record.ttl));
+                    self.set_load(statement.node, load)
+                }
+            };
+        }
+        let Some(grave) = self.graves.get_mut(&statement.node) else { return Outcome::NeedSync };
+        if statement.position > grave.position {
+            return Outcome::NeedSync;
+        }
+        if statement.position < grave.position || grave.left || statement.issued_at_ms <= grave.issued_at_ms {
+            return Outcome::Stale;
+        }
+        grave.issued_at_ms = statement.issued_at_ms;
+        grave.heard_until = Some(now + statement.ttl);
+        Outcome::NeedSync
+    }
+
+    fn leave(&mut self, statement: &Statement, source: Source, now: Instant) -> Outcome {
+        let age = match source {
+            Source::Gossip => Duration::ZERO,
+            Source::Sync { age } => age,
+        };
+        let life = (statement.ttl * 2).saturating_sub(age);
+        if life.is_zero() || self.position_of(&statement.node).is_some_and(|known| statement.position <= known) {
+            return Outcome::Stale;
+        }
+        self.bury(statement, life, now);
+        Outcome::Left
+    }
+
+    /// Brings an advert body that was missing. Returns whether any node needed it.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not the body with this hash (ask somebody else), or are what a node signed and yet
+    /// cannot be read (nobody need be asked again).
+    pub fn body(&mut self, hash: BodyHash, bytes: Bytes) -> Result<Outcome, BodyError> {
+        let waiting: Vec<(PeerId, u32)> = self
+            .nodes
+            .iter()
+            .filter(|(_, r)| matches!(r.body, BodyState::Missing) && r.head.body_hash == hash)
+            .map(|(node, r)| (*node, r.head.body_len))
+            .collect();
+        let mut outcome = Outcome::Stale;
+        for (node, len) in waiting {
+            match Body::from_wire(hash, len, bytes.clone()) {
+                Ok(body) => {
+                    let installed = self.install(&node, body);
+                    if outcome != Outcome::Changed {
+                        outcome = installed;
+                    }
+                }
+                Err(BodyError::Mismatch) => return Err(BodyError::Mismatch),
+                Err(error) => {
+                    if let Some(record) = self.nodes.get_mut(&node) {
+                        record.body = BodyState::Broken;
+                        record.older_until = None;
+                    }
+                    self.hide(&node);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The bodies that are still missing, with a node that has each.
+    pub fn missing_bodies(&self) -> impl Iterator<Item = (PeerId, BodyHash)> + '_ {
+        self.nodes
+            .iter()
+            .filter(|(_, record)| matches!(record.body, BodyState::Missing))
+            .map(|(node, record)| (*node, record.head.body_hash))
+    }
+
+    /// The bytes of the body with this hash, for a node that asks.
+    #[must_use]
+    pub fn body_bytes(&self, hash: &[u8]) -> Option<Bytes> {
+        let hash = BodyHash::try_from(hash).ok()?;
+        self.known_body(&hash).map(|body| body.bytes().clone())
+    }
+
+    /// Lets time pass: ends lives and tombstones that ran out.
+    pub fn expire(&mut self, now: Instant) -> Expired {
+        let mut expired = Expired::default();
+        let mut outdated = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        for (node, record) in &mut self.nodes {
+            match record.expires {
+                Some(expires) if expires <= now => expired.departed.push(*node),
+                Some(expires) => wake(expires),
+                None => {}
+            }
+            match record.older_until {
+                Some(until) if until <= now => {
+                    record.older_until = None;
+                    outdated.push(*node);
+                }
+                Some(until) => wake(until),
+                None => {}
+            }
+        }
+        for grave in self.graves.values_mut() {
+            match &grave.tombstone {
+                Some(tombstone) if tombstone.until <= now => grave.tombstone = None,
+                Some(tombstone) => wake(tombstone.until),
+                None => {}
+            }
+            grave.heard_until = grave.heard_until.filter(|until| *until > now);
+        }
+        for node in outdated {
+            self.hide(&node);
+        }
+        for node in &expired.departed {
+            if let Some(record) = self.nodes.remove(node) {
+                let grave = Grave {
+                    position: record.position,
+                    issued_at_ms: record.issued_at_ms,
+                    buried: now,
+                    tombstone: None,
+                    heard_until: None,
+                    left: false,
+                };
+                self.dig(*node, grave);
+            }
+            self.hide(node);
+        }
+        expired.next = next;
+        expired
+    }
+
+    fn bury(&mut self, leave: &Statement, life: Duration, now: Instant) {
+        self.nodes.remove(&leave.node);
+        self.hide(&leave.node);
+        let grave = Grave {
+            position: leave.position,
+            issued_at_ms: leave.issued_at_ms,
+            buried: now,
+            tombstone: Some(Tombstone { signed: Arc::clone(&leave.signed), ttl: leave.ttl, until: now + life }),
+            heard_until: None,
+            left: true,
+        };
+        self.dig(leave.node, grave);
+    }
+
+    /// Adds a grave, and forgets the oldest one when there are too many.
+    fn dig(&mut self, node: PeerId, grave: Grave) {
+        self.graves.insert(node, grave);
+        if self.graves.len() > self.bounds.graves {
+            let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.buried).map(|(node, _)| *node);
+            if let Some(oldest) = oldest {
+                self.graves.remove(&oldest);
+            }
+        }
+    }
+
+    fn install(&mut self, node: &PeerId, body: Body) -> Outcome {
+        if !self.has_room_for(node, &body) {
+            return Outcome::Full;
+        }
+        let Some(record) = self.nodes.get_mut(node) else { return Outcome::Stale };
+        record.body = BodyState::Here(body);
+        record.older_until = None;
+        self.show(*node);
+        Outcome::Changed
+    }
+
+    fn known_body(&self, hash: &BodyHash) -> Option<Body> {
+        self.nodes.values().find_map(|record| match &record.body {
+            BodyState::Here(body) if body.hash() == *hash => Some(body.clone()),
+            _ => None,
+        })
+    }
+
+    /// Whether the bodies of all other nodes leave room for this one.
+    fn has_room_for(&self, node: &PeerId, body: &Body) -> bool {
+        let others: usize = self
+            .nodes
+            .iter()
+            .filter(|(other, _)| *other != node && **other != self.own)
+            .map(|(_, record)| match &record.body {
+                BodyState::Here(body) => body.bytes().len(),
+                BodyState::Missing | BodyState::Broken => 0,
+            })
+            .sum();
+        body.bytes().len() <= limits::BODY_BYTES && others + body.bytes().len() <= self.bounds.body_bytes
+    }
+
+    fn set_load(&mut self, node: PeerId, load: u8) -> Outcome {
+        let Some(record) = self.nodes.get_mut(&node) else { return Outcome::Stale };
+        if record.head.load == load {
+            return Outcome::Prolonged;
+        }
+        record.head.load = load;
+        if !matches!(record.body, BodyState::Here(_)) {
+            return Outcome::Prolonged;
+        }
+        self.show(node);
+        Outcome::Changed
+    }
+
+    /// Makes the node's newest advert the visible one.
+    fn show(&mut self, node: PeerId) {
+        let Some(record) = self.nodes.get(&node) else { return };
+        let BodyState::Here(body) = &record.body else { return };
+        let advert = Advert {
+            node,
+            epoch: record.position.epoch,
+            seq: record.position.seq,
+            ttl: record.ttl,
+            name: record.head.name.clone(),
+            version: record.head.version.clone(),
+            addresses: record.head.addresses.clone(),
+            capabilities: Arc::clone(body.capabilities()),
+            load: record.head.load,
+            relay: record.head.relay,
+        };
+        Arc::make_mut(&mut self.adverts).insert(node, Arc::new(advert));
+        self.revision += 1;
+    }
+
+    fn hide(&mut self, node: &PeerId) {
+        if self.adverts.contains_key(node) {
+            Arc::make_mut(&mut self.adverts).remove(node);
+            self.revision += 1;
+        }
+    }
+}

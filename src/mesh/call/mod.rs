@@ -1,0 +1,41 @@
+//! The call protocol: one stream per call, a request one way, frames the other.
+//!
+//! ```text
+//! caller                                   callee
+//!   CallRequest ─────────────────────────▶
+//!   (keeps its half open)
+//!               ◀─────────────────────────  Accepted | Rejected | Error
+//!               ◀─────────────────────────  Progress* Chunk*      (at least one frame in 500 ms)
+//!               ◀─────────────────────────  End | Error
+//! ```
+//!
+//! [`call`] is the caller's side, [`serve`] the callee's. What they promise to each other:
+//!
+//! * **Silence means dead.** The callee says at least twice a second that it is still at it, so a caller that
+//!   hears nothing for [`Limits::silence`] gives up.
+//! * **No end is clean by accident.** A stream that stops without `End` or `Error` has failed.
+//! * **Leaving is noticed.** The caller's half stays open until it has its end; when it closes or is reset the callee
+//!   drops the work at once, also while it computes or is blocked on a slow reader.
+//! * **A slow reader slows the work**, and after [`ServerLimits::write`] without progress ends it. Nothing piles up.
+//! * **A bad message hurts only its own call.**
+//!
+//! Neither side knows libp2p: they take any stream of bytes.
+
+mod client;
+mod codec;
+mod reply;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use libp2p::StreamProtocol;
+
+pub use client::{Limits, call};
+pub use reply::{Reply, Sent};
+pub use server::{InboundCall, ServerLimits, serve};
+
+/// The name of the call protocol of the mesh with this tag.
+#[must_use]
+pub fn protocol(tag: &str) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/atmosphere/{tag}/call/1")).expect("it begins with a slash")
+}

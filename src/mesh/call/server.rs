@@ -1,0 +1,214 @@
+//! The callee's side: streams become calls.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, Stream, StreamExt as _};
+use libp2p::PeerId;
+use prost::Message as _;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+
+use super::codec::REQUEST_BYTES;
+use super::reply::{Duplex, Reply};
+use crate::capability::{Call, ErrorClass, Failure, Frame, Rejection};
+use crate::wire::{self, FrameError, v1};
+
+/// Bytes of a request that must come within one [`ServerLimits::request`]: 64 MiB over a slow uplink take their time, a
+/// caller that sends nothing does not get it.
+const PROGRESS_BYTES: usize = 1024 * 1024;
+/// Bytes that are set aside for a request before any of it has come; more is when it does.
+const FIRST_ALLOCATION: usize = 64 * 1024;
+/// Unit in which request bytes are counted, since a semaphore counts to 2^29 at the least.
+const UNIT_BYTES: usize = 1024;
+/// When a caller that found no room should come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a call waits to be taken by whoever runs it.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// What a callee takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// Calls at once, from the first byte of the request to the last of the reply.
+    pub calls: usize,
+    /// Refusals at once, beyond which a stream is just dropped.
+    pub refusals: usize,
+    /// Bytes of all requests at once.
+    pub request_bytes: usize,
+    /// Without a MiB of progress while a request is read.
+    pub request: Duration,
+    /// Without progress while a reply is written.
+    pub write: Duration,
+}
+
+impl Default for ServerLimits {
+    /// 256 calls are more than any backend runs, and bound the memory together with 256 MiB of requests.
+    fn default() -> Self {
+        Self {
+            calls: 256,
+            refusals: 64,
+            request_bytes: 256 * 1024 * 1024,
+            request: Duration::from_secs(10),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A call that another node makes.
+#[derive(Debug)]
+pub struct InboundCall {
+    /// Who calls.
+    pub from: PeerId,
+    /// What for.
+    pub call: Call,
+    /// Where the frames go.
+    pub reply: Reply,
+}
+
+/// Turns streams into calls until the streams end or nobody takes the calls any more; then the requests
+/// that are still being read are dropped. Replies go on without it.
+pub async fn serve<S>(streams: impl Stream<Item = (PeerId, S)>, calls: mpsc::Sender<InboundCall>, limits: ServerLimits)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let room = Room {
+        calls: Arc::new(Semaphore::new(limits.calls)),
+        refusals: Arc::new(Semaphore::new(limits.refusals)),
+        bytes: Arc::new(Semaphore::new(limits.request_bytes.div_ceil(UNIT_BYTES))),
+    };
+    let mut tasks = JoinSet::new();
+    let streams = std::pin::pin!(streams);
+    let mut streams = streams.fuse();
+    loop {
+        tokio::select! {
+            biased;
+            () = calls.closed() => return,
+            // Without this the results of finished tasks would pile up.
+            Some(_) = tasks.join_next() => {}
+            stream = streams.next() => {
+                let Some((from, stream)) = stream else { return };
+                let io: Box<dyn Duplex> = Box::new(stream);
+                if let Ok(permit) = Arc::clone(&room.calls).try_acquire_owned() {
+                    tasks.spawn(admit(from, io, permit, Arc::clone(&room.bytes), calls.clone(), limits));
+                } else if let Ok(permit) = Arc::clone(&room.refusals).try_acquire_owned() {
+                    let reply = Reply::new(io, HANDOVER, vec![permit]);
+                    tasks.spawn(refuse(reply, "this node serves as many calls as it can"));
+                } else {
+                    tracing::debug!(%from, "too many calls even to refuse them all");
+                }
+            }
+        }
+    }
+}
+
+struct Room {
+    calls: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+async fn refuse(reply: Reply, reason: &'static str) {
+    let rejection = Rejection { reason: reason.to_owned(), retry_after: Some(RETRY_AFTER), load: None };
+    reply.send_last(Frame::Rejected(rejection)).await;
+}
+
+/// Why a request was not read.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("the caller left")]
+    Left,
+    #[error("the request did not come in time")]
+    Slow,
+    #[error("the request is larger than 64 MiB")]
+    TooLarge,
+    #[error("this node holds as many request bytes as it can")]
+    NoRoom,
+    #[error("the request cannot be decoded: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Bad(#[from] FrameError),
+}
+
+async fn admit(
+    from: PeerId,
+    mut io: Box<dyn Duplex>,
+    permit: OwnedSemaphorePermit,
+    bytes: Arc<Semaphore>,
+    calls: mpsc::Sender<InboundCall>,
+    limits: ServerLimits,
+) {
+    let read = read_request(&mut *io, &bytes, limits.request).await;
+    let mut room = vec![permit];
+    let error = match read {
+        Ok((call, taken)) => {
+            room.push(taken);
+            let reply = Reply::new(io, limits.write, room);
+            match tokio::time::timeout(HANDOVER, calls.reserve()).await {
+                Ok(Ok(slot)) => slot.send(InboundCall { from, call, reply }),
+                Ok(Err(_)) => {}
+                Err(_) => refuse(reply, "this node is too busy to take calls").await,
+            }
+            return;
+        }
+        Err(error) => error,
+    };
+    tracing::debug!(%from, %error, "did not take a call");
+    let reply = Reply::new(io, limits.write.min(HANDOVER), room);
+    let failure = match error {
+        RequestError::Left => return,
+        RequestError::NoRoom => return refuse(reply, "this node holds as many request bytes as it can").await,
+        RequestError::Slow => Failure::new(ErrorClass::Timeout, error.to_string()),
+        RequestError::TooLarge => Failure { status: 413, ..Failure::new(ErrorClass::Request, error.to_string()) },
+        // A newer node may know it.
+        RequestError::Bad(FrameError::UnknownOperation(_)) => {
+            Failure { status: 501, ..Failure::new(ErrorClass::Unavailable, error.to_string()) }
+        }
+        RequestError::Malformed(_) | RequestError::Bad(_) => Failure::new(ErrorClass::Request, error.to_string()),
+    };
+    reply.send_last(Frame::Error(failure)).await;
+}
+
+async fn read_request(
+    io: &mut dyn Duplex,
+    room: &Arc<Semaphore>,
+    patience: Duration,
+) -> Result<(Call, OwnedSemaphorePermit), RequestError> {
+    let mut len = [0; 4];
+    within(patience, io.read_exact(&mut len)).await?;
+    let len = u32::from_be_bytes(len) as usize;
+    if len > REQUEST_BYTES {
+        return Err(RequestError::TooLarge);
+    }
+    let units = u32::try_from(len.div_ceil(UNIT_BYTES)).map_err(|_| RequestError::TooLarge)?;
+    let taken = Arc::clone(room).try_acquire_many_owned(units).map_err(|_| RequestError::NoRoom)?;
+    // What is set aside grows with what has come: a length alone costs nothing.
+    let mut bytes = BytesMut::with_capacity(len.min(FIRST_ALLOCATION));
+    let mut io = io.compat();
+    while bytes.len() < len {
+        let step = bytes.len() + PROGRESS_BYTES.min(len - bytes.len());
+        let progress = async {
+            while bytes.len() < step {
+                let left = (len - bytes.len()) as u64;
+                if (&mut io).take(left).read_buf(&mut bytes).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok(())
+        };
+        within(patience, progress).await?;
+    }
+    let request = v1::CallRequest::decode(Bytes::from(bytes))?;
+    Ok((wire::call_from_wire(request)?, taken))
+}
+
+async fn within<T>(patience: Duration, reading: impl Future<Output = io::Result<T>>) -> Result<T, RequestError> {
+    match tokio::time::timeout(patience, reading).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(_)) => Err(RequestError::Left),
+        Err(_) => Err(RequestError::Slow),
+    }
+}

@@ -1,0 +1,55 @@
+//! What the handle asks of the driver.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::address::Seed;
+use crate::capability::{Capability, PeerId};
+
+/// Why a seed could not be joined. It is tried again all the same, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// It did not answer; the text names the seed, the cause and the way out.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It is this node.
+    #[error("{0} is this node itself (give the address of another one)")]
+    Itself(String),
+    /// There are too many seeds.
+    #[error("there are {0} seeds already, which is the most that are kept (a mesh needs one that answers)")]
+    TooMany(usize),
+    /// It took too long.
+    #[error("seed {0} has not answered yet; it is tried further")]
+    TimedOut(String),
+    /// The mesh has stopped.
+    #[error("this node has left the mesh")]
+    Stopped,
+}
+
+/// What the handle asks of the driver.
+#[derive(Debug)]
+pub enum Command {
+    /// Tell the mesh what this node can do.
+    Advertise {
+        /// All of it.
+        capabilities: Vec<Arc<Capability>>,
+        /// Load class, 0 to 4.
+        load: u8,
+    },
+    /// Connect to one more seed.
+    Join {
+        /// Which.
+        seed: Seed,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<PeerId, JoinError>>,
+    },
+    /// Tell the mesh that this node leaves, and go on with what runs.
+    SayGoodbye,
+    /// Say goodbye and stop.
+    Leave {
+        /// Told when it is done.
+        reply: oneshot::Sender<()>,
+    },
+}

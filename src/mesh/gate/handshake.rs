@@ -1,0 +1,289 @@
+//! The membership handshake as a pure state machine: messages in, messages and a verdict out.
+//!
+//! `proto/atmosphere/v1/gate.proto` draws the exchange. The transport has already proved both PeerIds; each side
+//! signs a transcript with both of them and both nonces by its node key, so a proof is of no use on any other
+//! connection, and relaying it gains nothing.
+
+use libp2p::identity::{Keypair, PublicKey};
+use prost::Message as _;
+
+use super::membership::Membership;
+use crate::capability::PeerId;
+use crate::mesh::id::MeshId;
+use crate::mesh::identity::public_key;
+use crate::wire::v1;
+use crate::wire::v1::gate_message::Body;
+use crate::wire::v1::verdict::Code;
+use crate::wire::{MAJOR, MINOR};
+
+/// Separates these signatures from every other use of a node key.
+const DOMAIN: &[u8] = b"atmosphere-gate-v1";
+
+/// Longest explanation that is taken from the other side.
+const MAX_EXPLANATION_CHARS: usize = 200;
+
+/// Which end of the connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Speaks first.
+    Initiator,
+    /// Answers.
+    Responder,
+}
+
+impl Role {
+    const fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
+
+    const fn tag(self) -> u8 {
+        match self {
+            Self::Initiator => 1,
+            Self::Responder => 2,
+        }
+    }
+}
+
+/// Why a connection is not admitted, by whichever side found out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The other side is of another mesh.
+    #[error("it belongs to another mesh (do both nodes have the same mesh name?)")]
+    OtherMesh,
+    /// The other side speaks another major version of the contract.
+    #[error("it speaks an incompatible version of the protocol: {0} (update the older of the two)")]
+    Incompatible(String),
+    /// The other side may not be a member.
+    #[error("it is not admitted: {0}")]
+    NotAdmitted(String),
+    /// The other side does not keep to the protocol.
+    #[error("its handshake is malformed: {0}")]
+    Malformed(String),
+    /// Too many handshakes are under way.
+    #[error("it is busy with other handshakes")]
+    Busy,
+}
+
+impl Refusal {
+    /// The message that tells the other side.
+    #[must_use]
+    pub fn to_message(&self) -> v1::GateMessage {
+        let code = match self {
+            Self::OtherMesh => Code::OtherMesh,
+            Self::Incompatible(_) => Code::Incompatible,
+            Self::NotAdmitted(_) => Code::NotAdmitted,
+            Self::Malformed(_) => Code::Malformed,
+            Self::Busy => Code::Busy,
+        };
+        let message = match self {
+            Self::OtherMesh | Self::Busy => String::new(),
+            Self::Incompatible(text) | Self::NotAdmitted(text) | Self::Malformed(text) => text.clone(),
+        };
+        v1::GateMessage { body: Some(Body::Verdict(v1::Verdict { code: code.into(), message })) }
+    }
+
+    fn from_verdict(verdict: v1::Verdict) -> Option<Self> {
+        let code = verdict.code();
+        // It is shown to people, so it is cut and cleaned.
+        let text: String =
+            verdict.message.chars().filter(|char| !char.is_control()).take(MAX_EXPLANATION_CHARS).collect();
+        match code {
+            // An unknown code decodes as the default; the raw number tells them apart.
+            Code::Admitted if verdict.code == i32::from(Code::Admitted) => None,
+            Code::Admitted | Code::NotAdmitted => Some(Self::NotAdmitted(text)),
+            Code::OtherMesh => Some(Self::OtherMesh),
+            Code::Incompatible => Some(Self::Incompatible(text)),
+            Code::Malformed => Some(Self::Malformed(text)),
+            Code::Busy => Some(Self::Busy),
+        }
+    }
+}
+
+/// How it stands after a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The other side's turn.
+    Waiting,
+    /// Both sides have proved themselves.
+    Admitted,
+    /// This side refuses; the message that comes with it says so.
+    Refuses(Refusal),
+    /// The other side has refused.
+    Refused(Refusal),
+}
+
+/// What to do after a message: send first, then act on the standing.
+#[derive(Debug)]
+pub struct Step {
+    /// To be sent.
+    pub send: Option<v1::GateMessage>,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// One side of one handshake.
+#[derive(Debug)]
+pub struct Handshake<'a> {
+    role: Role,
+    key: &'a Keypair,
+    membership: &'a Membership,
+    mesh: MeshId,
+    remote: PeerId,
+    remote_key: Option<PublicKey>,
+    nonce: [u8; 32],
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitsHello,
+    AwaitsProof { remote_nonce: [u8; 32] },
+    AwaitsVerdict,
+    Over,
+}
+
+impl<'a> Handshake<'a> {
+    /// A handshake with the node `remote`, whose id the transport has proved. The nonce must be fresh.
+    #[must_use]
+    pub fn new(
+        role: Role,
+        key: &'a Keypair,
+        mesh: MeshId,
+        membership: &'a Membership,
+        remote: PeerId,
+        nonce: [u8; 32],
+    ) -> Self {
+        let remote_key = public_key(&remote);
+        Self { role, key, membership, mesh, remote, remote_key, nonce, state: State::AwaitsHello }
+    }
+
+    /// What the initiator says first; the responder says nothing yet.
+    #[must_use]
+    pub fn opening(&self) -> Option<v1::GateMessage> {
+        (self.role == Role::Initiator).then(|| self.hello())
+    }
+
+    /// Takes one message.
+    pub fn receive(&mut self, bytes: &[u8]) -> Step {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let body = match v1::GateMessage::decode(bytes).map(|message| message.body) {
+            Ok(Some(body)) => body,
+            Ok(None) | Err(_) => return refuse(Refusal::Malformed("a message cannot be decoded".into())),
+        };
+        match (state, body) {
+            (State::Over, _) => refuse(Refusal::Malformed("a message after the end".into())),
+            (state, Body::Verdict(verdict)) => self.on_verdict(&state, verdict),
+            (State::AwaitsHello, Body::Hello(hello)) => self.on_hello(&hello),
+            (State::AwaitsProof { remote_nonce }, Body::Proof(proof)) => self.on_proof(&proof, &remote_nonce),
+            _ => refuse(Refusal::Malformed("a message out of order".into())),
+        }
+    }
+
+    fn on_hello(&mut self, hello: &v1::Hello) -> Step {
+        if hello.wire_major != MAJOR {
+            return refuse(Refusal::Incompatible(format!("{} meets {}", hello.wire_major, MAJOR)));
+        }
+        if hello.mesh_id.as_ref() != self.mesh.as_bytes() {
+            return refuse(Refusal::OtherMesh);
+        }
+        let Ok(remote_nonce) = <[u8; 32]>::try_from(hello.nonce.as_ref()) else {
+            return refuse(Refusal::Malformed("a nonce is not 32 bytes".into()));
+        };
+        if remote_nonce == self.nonce {
+            return refuse(Refusal::Malformed("our own nonce came back".into()));
+        }
+        let answer = match self.role {
+            Role::Initiator => self.proof(&remote_nonce),
+            Role::Responder => Ok(self.hello()),
+        };
+        match answer {
+            Ok(answer) => self.go_on(answer, State::AwaitsProof { remote_nonce }),
+            Err(refusal) => refuse(refusal),
+        }
+    }
+
+    fn on_proof(&mut self, proof: &v1::Proof, remote_nonce: &[u8; 32]) -> Step {
+        let Some(key) = &self.remote_key else {
+            return refuse(Refusal::NotAdmitted("a node id must be that of an Ed25519 key".into()));
+        };
+        if !key.verify(&self.transcript(self.role.other(), remote_nonce), &proof.signature) {
+            return refuse(Refusal::NotAdmitted("the signature does not prove the node".into()));
+        }
+        if let Err(why) = self.membership.admits(&self.remote, proof.credential.as_ref()) {
+            return refuse(Refusal::NotAdmitted(why));
+        }
+        match self.role {
+            Role::Responder => match self.proof(remote_nonce) {
+                Ok(answer) => self.go_on(answer, State::AwaitsVerdict),
+                Err(refusal) => refuse(refusal),
+            },
+            Role::Initiator => {
+                let verdict = v1::Verdict { code: Code::Admitted.into(), message: String::new() };
+                Step {
+                    send: Some(v1::GateMessage { body: Some(Body::Verdict(verdict)) }),
+                    standing: Standing::Admitted,
+                }
+            }
+        }
+    }
+
+    fn on_verdict(&mut self, state: &State, verdict: v1::Verdict) -> Step {
+        let standing = match (Refusal::from_verdict(verdict), state) {
+            (Some(refusal), _) => Standing::Refused(refusal),
+            (None, State::AwaitsVerdict) => Standing::Admitted,
+            (None, _) => return refuse(Refusal::Malformed("admitted before a proof".into())),
+        };
+        Step { send: None, standing }
+    }
+
+    fn go_on(&mut self, answer: v1::GateMessage, state: State) -> Step {
+        self.state = state;
+        Step { send: Some(answer), standing: Standing::Waiting }
+    }
+
+    fn hello(&self) -> v1::GateMessage {
+        let hello = v1::Hello {
+            wire_major: MAJOR,
+            wire_minor: MINOR,
+            mesh_id: self.mesh.as_bytes().to_vec().into(),
+            nonce: self.nonce.to_vec().into(),
+        };
+        v1::GateMessage { body: Some(Body::Hello(hello)) }
+    }
+
+    fn proof(&self, remote_nonce: &[u8; 32]) -> Result<v1::GateMessage, Refusal> {
+        let signature = self
+            .key
+            .sign(&self.transcript(self.role, remote_nonce))
+            .map_err(|_| Refusal::NotAdmitted("this node's key cannot sign".into()))?;
+        let proof = v1::Proof { credential: self.membership.credential(), signature: signature.into() };
+        Ok(v1::GateMessage { body: Some(Body::Proof(proof)) })
+    }
+
+    /// What `signer` signs.
+    fn transcript(&self, signer: Role, remote_nonce: &[u8; 32]) -> [u8; 32] {
+        let own = (self.key.public().to_peer_id(), &self.nonce);
+        let remote = (self.remote, remote_nonce);
+        let (initiator, responder) = match self.role {
+            Role::Initiator => (own, remote),
+            Role::Responder => (remote, own),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(DOMAIN);
+        hasher.update(self.mesh.as_bytes());
+        // The ids of Ed25519 keys all have one length, so nothing can slide from one field into the next.
+        hasher.update(&initiator.0.to_bytes());
+        hasher.update(&responder.0.to_bytes());
+        hasher.update(initiator.1);
+        hasher.update(responder.1);
+        hasher.update(&[signer.tag()]);
+        *hasher.finalize().as_bytes()
+    }
+}
+
+fn refuse(refusal: Refusal) -> Step {
+    Step { send: Some(refusal.to_message()), standing: Standing::Refuses(refusal) }
+}

@@ -1,0 +1,91 @@
+//! What the owner decides about the mesh.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use serde::{Deserialize, Serialize};
+
+use super::address::Seed;
+use super::gate::Admission;
+
+/// The mesh that nodes without a mesh name of their own belong to.
+pub const DEFAULT_MESH_NAME: &str = "atmosphere";
+
+/// The port of the mesh, UDP and TCP, unless told otherwise.
+pub const DEFAULT_GOSSIP_PORT: u16 = 11450;
+
+/// How long an advert is believed without a sign of life: four beats, three of which may be lost.
+pub const DEFAULT_ADVERT_TTL: Duration = Duration::from_secs(60);
+
+/// What the owner decides about the mesh.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which open mesh.
+    pub mesh_name: String,
+    /// This node's human name.
+    pub node_name: String,
+    /// The program's version, for others to see.
+    pub version: String,
+    /// Port for QUIC and TCP alike. 0 takes a free one. `None` listens on no network at all.
+    pub gossip_port: Option<u16>,
+    /// Addresses to listen on. IPv6 is left out where the system has none.
+    pub bind: Vec<IpAddr>,
+    /// Further addresses to listen on, such as `/memory/7`.
+    pub listen: Vec<Multiaddr>,
+    /// Where to find a first node.
+    pub seeds: Vec<Seed>,
+    /// Whether to find nodes on the same network by mDNS.
+    pub mdns: bool,
+    /// Whether to ask the router for a port by UPnP.
+    pub upnp: bool,
+    /// Whether to relay for members.
+    pub relay_server: RelayServer,
+    /// Addresses at which the owner knows this node to be reachable from the internet.
+    pub external_addresses: Vec<Multiaddr>,
+    /// Who may knock.
+    pub admit: Admission,
+    /// How long this node's adverts are believed without a sign of life.
+    pub advert_ttl: Duration,
+    /// Where the peer book and the epoch are kept; without it they are forgotten.
+    pub data_dir: Option<PathBuf>,
+    /// The runtime that the driver runs on; without it the mesh makes a small one of its own, so that busy
+    /// models cannot starve its timers.
+    pub runtime: Option<tokio::runtime::Handle>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mesh_name: DEFAULT_MESH_NAME.to_owned(),
+            node_name: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            gossip_port: Some(DEFAULT_GOSSIP_PORT),
+            bind: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            listen: Vec::new(),
+            seeds: Vec::new(),
+            mdns: true,
+            upnp: true,
+            relay_server: RelayServer::Auto,
+            external_addresses: Vec::new(),
+            admit: Admission::Private,
+            advert_ttl: DEFAULT_ADVERT_TTL,
+            data_dir: None,
+            runtime: None,
+        }
+    }
+}
+
+/// Whether this node relays for members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayServer {
+    /// Always.
+    On,
+    /// Never.
+    Off,
+    /// While it can be reached from the internet.
+    #[default]
+    Auto,
+}

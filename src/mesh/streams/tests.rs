@@ -1,0 +1,345 @@
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
+use libp2p::core::{Multiaddr, Transport as _};
+use libp2p::identity::Keypair;
+use libp2p::swarm::{Config, Swarm, SwarmEvent};
+use libp2p::{PeerId, StreamProtocol, quic};
+use libp2p_swarm_test::SwarmExt as _;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::links::{Best, Link, Links, Rank};
+use super::*;
+use crate::capability::{Call, CapabilityId, Chunk, Frame, Load, Operation};
+use crate::mesh::call;
+
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/atmosphere/test/call/1");
+/// Long enough for a loaded machine: no test waits for it.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A node that runs until it is dropped.
+struct Node {
+    id: PeerId,
+    control: Control,
+    inbound: Option<mpsc::Receiver<Inbound>>,
+    address: Multiaddr,
+    running: JoinHandle<()>,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self::speaking(PROTOCOL).await
+    }
+
+    async fn speaking(protocol: StreamProtocol) -> Self {
+        let mut parts = None;
+        let mut swarm = Swarm::new_ephemeral_tokio(|key| {
+            let (behaviour, control, inbound) = new(key.public().to_peer_id(), protocol);
+            parts = Some((control, inbound));
+            behaviour
+        });
+        let (control, inbound) = parts.expect("made");
+        let (address, _) = swarm.listen().await;
+        Self::run(swarm, address, control, inbound)
+    }
+
+    async fn over_quic() -> Self {
+        let key = Keypair::generate_ed25519();
+        let id = key.public().to_peer_id();
+        let (behaviour, control, inbound) = new(id, PROTOCOL);
+        let transport = quic::tokio::Transport::new(quic::Config::new(&key));
+        let transport = transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed();
+        let config = Config::with_tokio_executor().with_substream_upgrade_protocol_override(Version::V1Lazy);
+        let mut swarm = Swarm::new(transport, behaviour, id, config);
+        swarm.listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address")).expect("listens");
+        let address = swarm
+            .wait(|event| match event {
+                SwarmEvent::NewListenAddr { address, .. } => Some(address),
+                _ => None,
+            })
+            .await;
+        Self::run(swarm, address, control, inbound)
+    }
+
+    fn run(
+        mut swarm: Swarm<Behaviour>,
+        address: Multiaddr,
+        control: Control,
+        inbound: mpsc::Receiver<Inbound>,
+    ) -> Self {
+        let id = *swarm.local_peer_id();
+        let running = tokio::spawn(async move {
+            loop {
+                swarm.next().await;
+            }
+        });
+        Self { id, control, inbound: Some(inbound), address, running }
+    }
+
+    async fn open(&self, to: &Node, prefer: Prefer) -> Result<Stream, OpenError> {
+        self.control.open(to.id, vec![to.address.clone()], prefer, SOON).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Takes what comes, says "hi" and keeps it.
+fn greet(node: &mut Node) {
+    let mut inbound = node.inbound.take().expect("not taken yet");
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Some(Inbound { mut stream, .. }) = inbound.recv().await {
+            stream.write_all(b"hi").await.expect("written");
+            stream.flush().await.expect("flushed");
+            kept.push(stream);
+        }
+    });
+}
+
+async fn greeting(stream: &mut Stream) -> std::io::Result<[u8; 2]> {
+    let mut greeting = [0; 2];
+    stream.read_exact(&mut greeting).await?;
+    Ok(greeting)
+}
+
+#[tokio::test]
+async fn two_hundred_at_once_to_a_node_without_a_connection_all_succeed() {
+    let (near, mut far) = (Node::start().await, Node::start().await);
+    greet(&mut far);
+    let mut opening = JoinSet::new();
+    for _ in 0..200 {
+        let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
+        opening.spawn(async move {
+            let mut stream = control.open(id, vec![address], Prefer::Any, SOON).await.expect("opened");
+            assert_eq!(&greeting(&mut stream).await.expect("greeted"), b"hi");
+            stream
+        });
+    }
+    let streams = opening.join_all().await;
+    assert_eq!(streams.len(), 200);
+    assert!(streams.iter().all(|stream| stream.peer() == far.id && !stream.is_relayed()));
+    assert_eq!(near.control.open_streams(&far.id), 200);
+    eventually("the other side counts them too", || far.control.open_streams(&near.id) == 200).await;
+    drop(streams);
+    eventually("none is left", || near.control.open_streams(&far.id) == 0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_reached_is_an_error_at_once_for_everyone() {
+    let near = Node::start().await;
+    let nobody = PeerId::random();
+    let nowhere: Multiaddr = "/memory/4242424242".parse().expect("an address");
+    let mut opening = JoinSet::new();
+    for _ in 0..50 {
+        let (control, nowhere) = (near.control.clone(), nowhere.clone());
+        opening.spawn(async move { control.open(nobody, vec![nowhere], Prefer::Any, SOON).await });
+    }
+    for answer in opening.join_all().await {
+        assert!(matches!(answer, Err(OpenError::Unreachable { node, .. }) if node == nobody), "{answer:?}");
+    }
+    for prefer in [Prefer::Any, Prefer::Direct, Prefer::DirectOnly] {
+        let answer = near.control.open(nobody, vec![], prefer, SOON).await;
+        assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
+    }
+    let relayed: Multiaddr = "/memory/1/p2p-circuit".parse().expect("an address");
+    let answer = near.control.open(nobody, vec![relayed], Prefer::DirectOnly, SOON).await;
+    assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
+    let other = Node::start().await;
+    let answer = near.control.open(nobody, vec![other.address.clone()], Prefer::Any, SOON).await;
+    assert!(
+        matches!(&answer, Err(OpenError::Unreachable { reason, .. }) if reason.contains("answers node")),
+        "{answer:?}"
+    );
+    let answer = near.control.open(near.id, vec![near.address.clone()], Prefer::Any, SOON).await;
+    assert_eq!(answer.err(), Some(OpenError::OwnNode));
+}
+
+#[tokio::test]
+async fn a_node_that_speaks_something_else_is_told_apart() {
+    let near = Node::start().await;
+    let far = Node::speaking(StreamProtocol::new("/other/1")).await;
+    let answer = near.open(&far, Prefer::Any).await;
+    assert_eq!(answer.err(), Some(OpenError::Unsupported { node: far.id }));
+}
+
+#[tokio::test]
+async fn when_the_other_node_goes_every_opener_is_answered() {
+    let (near, mut far) = (Node::start().await, Node::start().await);
+    greet(&mut far);
+    let mut first = near.open(&far, Prefer::Any).await.expect("opened");
+    greeting(&mut first).await.expect("greeted");
+    let mut opening = JoinSet::new();
+    for n in 0..300 {
+        let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
+        opening.spawn(async move { control.open(id, vec![address], Prefer::Any, SOON).await });
+        if n == 150 {
+            far.running.abort();
+        }
+    }
+    let answers = tokio::time::timeout(SOON, opening.join_all()).await.expect("all are answered");
+    assert_eq!(answers.len(), 300);
+    let gone = far.id;
+    drop((answers, first, far));
+    eventually("nothing is left of it", || near.control.open_streams(&gone) == 0).await;
+    let answer = near.control.open(gone, vec![], Prefer::Any, SOON).await;
+    assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_swarm_gone_answers_every_opener() {
+    let (near, far) = (Node::start().await, Node::start().await);
+    near.running.abort();
+    let answer = near.open(&far, Prefer::Any).await;
+    assert_eq!(answer.err(), Some(OpenError::Stopped));
+}
+
+#[tokio::test]
+async fn the_deadline_holds_when_the_other_side_is_frozen() {
+    let (near, far) = (Node::start().await, Node::start().await);
+    far.running.abort();
+    let answer = near.control.open(far.id, vec![far.address.clone()], Prefer::Any, Duration::from_millis(200)).await;
+    assert!(answer.is_err());
+}
+
+#[tokio::test]
+async fn streams_that_nobody_takes_are_reset_and_do_not_hang() {
+    let (near, far) = (Node::start().await, Node::start().await);
+    let mut opening = JoinSet::new();
+    for _ in 0..400 {
+        let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
+        opening.spawn(async move {
+            let mut stream = control.open(id, vec![address], Prefer::Any, SOON).await?;
+            // 256 wait in the queue, where nobody greets them; the others are reset.
+            greeting(&mut stream).await.expect_err("reset");
+            Ok::<_, OpenError>(())
+        });
+    }
+    for _ in 256..400 {
+        let reset = tokio::time::timeout(SOON, opening.join_next()).await.expect("nothing hangs");
+        reset.expect("there are more").expect("no panic").expect("opened, and then reset");
+    }
+    assert_eq!(far.inbound.as_ref().map(mpsc::Receiver::len), Some(256));
+    assert_eq!(near.control.open_streams(&far.id), 256);
+}
+
+#[tokio::test]
+async fn a_call_runs_over_tcp_like_streams_and_ends_when_the_caller_leaves() {
+    calls_between(Node::start().await, Node::start().await).await;
+}
+
+#[tokio::test]
+async fn a_call_runs_over_quic_where_leaving_looks_like_a_clean_end() {
+    calls_between(Node::over_quic().await, Node::over_quic().await).await;
+}
+
+async fn calls_between(near: Node, mut far: Node) {
+    let inbound = far.inbound.take().expect("not taken yet");
+    let (sender, mut calls) = mpsc::channel(8);
+    let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
+    tokio::spawn(call::serve(streams, sender, call::ServerLimits::default()));
+    let request = Call {
+        id: "1".into(),
+        capability: CapabilityId::from("c"),
+        operation: Operation::Chat,
+        payload: vec![b'x'; 1_000_000].into(),
+        content_type: "application/json".into(),
+        stream: true,
+        deadline: SOON,
+        headers: std::collections::BTreeMap::new(),
+    };
+    let piece = || Frame::Chunk(Chunk { data: vec![1; 300_000].into(), content_type: None });
+    let end = Frame::End { usage: None, load: None };
+    for leaves in [false, true] {
+        let stream = near.open(&far, Prefer::Direct).await.expect("opened");
+        let calling = tokio::spawn(call::call(stream, far.id, request.clone(), call::Limits::default()));
+        let inbound = calls.recv().await.expect("a call");
+        assert_eq!((inbound.from, &inbound.call.payload), (near.id, &request.payload));
+        let frames = futures::stream::iter([Frame::Accepted(Load::default()), piece(), end.clone()]);
+        if leaves {
+            let work = frames.take(2).chain(futures::stream::pending());
+            let sending = tokio::spawn(inbound.reply.send_all(Box::pin(work)));
+            drop(calling.await.expect("no panic").expect("admitted"));
+            let sent = tokio::time::timeout(SOON, sending).await.expect("noticed").expect("no panic");
+            assert_eq!(sent, call::Sent::CallerLeft);
+        } else {
+            let sending = tokio::spawn(inbound.reply.send_all(Box::pin(frames)));
+            let got: Vec<_> = calling.await.expect("no panic").expect("admitted").collect().await;
+            assert_eq!(got.last(), Some(&end));
+            assert_eq!(sending.await.expect("no panic"), call::Sent::Complete);
+        }
+    }
+    eventually("no stream is left", || near.control.open_streams(&far.id) + far.control.open_streams(&near.id) == 0)
+        .await;
+}
+
+#[test]
+fn a_direct_connection_beats_a_relayed_one_and_quic_beats_tcp() {
+    let rank = |address: &str| Rank::of(&[&address.parse().expect("an address")]);
+    assert_eq!(rank("/ip4/10.0.0.1/udp/1/quic-v1"), Rank::Quic);
+    assert_eq!(rank("/ip4/10.0.0.1/tcp/1"), Rank::Direct);
+    let relay = format!("/ip4/10.0.0.1/udp/1/quic-v1/p2p/{}/p2p-circuit", PeerId::random());
+    assert_eq!(rank(&relay), Rank::Relayed);
+
+    let links = Links::default();
+    let peer = PeerId::random();
+    let mut alive = Vec::new();
+    let mut add = |id, rank, streams: usize| {
+        let (requests, receiver) = mpsc::channel(1);
+        alive.push(receiver);
+        let connection = libp2p::swarm::ConnectionId::new_unchecked(id);
+        links.add(peer, Link { connection, rank, requests, streams: std::sync::Arc::new(streams.into()) });
+        connection
+    };
+    let best = |prefer| match links.best(&peer, prefer) {
+        Best::Link(link) => Some(link.connection),
+        Best::OnlyRelayed | Best::None => None,
+    };
+    let relayed = add(1, Rank::Relayed, 0);
+    assert_eq!((best(Prefer::Any), best(Prefer::DirectOnly)), (Some(relayed), None));
+    let tcp = add(2, Rank::Direct, 9);
+    assert_eq!((best(Prefer::Any), best(Prefer::DirectOnly)), (Some(tcp), Some(tcp)));
+    let busy = add(3, Rank::Quic, 5);
+    assert_eq!(best(Prefer::Direct), Some(busy));
+    let idle = add(4, Rank::Quic, 4);
+    assert_eq!(best(Prefer::Any), Some(idle));
+    assert_eq!((links.streams(&peer), links.streams_on(&peer, busy)), (18, 5));
+    // A connection whose handler is gone is not chosen, even before the swarm has said so.
+    alive.pop();
+    assert_eq!(best(Prefer::Any), Some(busy));
+    for connection in [relayed, tcp, busy, idle] {
+        links.remove(&peer, connection);
+    }
+    assert!(matches!(links.best(&peer, Prefer::Any), Best::None));
+    assert_eq!(links.streams(&peer), 0);
+}
+
+#[test]
+fn errors_say_which_node_and_why() {
+    let node = PeerId::random();
+    let errors = [
+        OpenError::Timeout { node },
+        OpenError::Unreachable { node, reason: "refused".into() },
+        OpenError::NoAddress { node },
+        OpenError::Busy { node },
+    ];
+    let texts: HashSet<_> = errors.iter().map(ToString::to_string).collect();
+    assert!(texts.len() == 4 && texts.iter().all(|text| text.contains(&node.to_string())));
+}

@@ -1,0 +1,230 @@
+//! Digest sync: how a newcomer learns what gossip told before it came, and how two halves of a mesh heal.
+//!
+//! Two parts, both without a swarm. [`SyncCodec`] puts the messages of `sync.proto` on a stream of libp2p's
+//! `request_response`, with a limit on their size. [`first_request`], [`answer`] and [`absorb`] are what the two
+//! sides do with their registers:
+//!
+//! ```text
+//! asker                                  answerer
+//!   first_request: my positions  ─────▶
+//!                                ◀─────  answer: what you lack; what I want
+//!   absorb: positions again, and
+//!   the wanted statements        ─────▶
+//!                                ◀─────  answer: the next page …
+//! ```
+//!
+//! The asker goes on while [`absorb`] returns a next request, for [`MAX_ROUNDS`] at the most.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use libp2p::{PeerId, StreamProtocol, request_response};
+use prost::Message;
+
+use super::statement::{self, MeshId, StatementError};
+use crate::catalog::register::{Outcome, Position, Register, Source};
+use crate::wire::v1;
+
+/// Bytes of a request or a response: a digest of 240 KiB and a page of 256 KiB.
+pub const MESSAGE_BYTES: usize = 512 * 1024;
+
+/// Rounds of one sync. A mesh of 500 nodes takes some 20 pages; what is left waits for the next sync.
+pub const MAX_ROUNDS: usize = 32;
+
+/// The name of the sync protocol of the mesh with this tag.
+#[must_use]
+pub fn protocol(tag: &str) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/atmosphere/{tag}/sync/1")).expect("it begins with a slash")
+}
+
+/// Messages of `sync.proto` on a stream, each of [`MESSAGE_BYTES`] at the most and ended by the end of the stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SyncCodec;
+
+impl request_response::Codec for SyncCodec {
+    type Protocol = StreamProtocol;
+    type Request = v1::SyncRequest;
+    type Response = v1::SyncResponse;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<v1::SyncRequest>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<v1::SyncResponse>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: v1::SyncRequest) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &request).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: v1::SyncResponse) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &response).await
+    }
+}
+
+async fn read<T: AsyncRead + Unpin + Send, M: Message + Default>(io: &mut T) -> io::Result<M> {
+    let mut bytes = Vec::new();
+    io.take(MESSAGE_BYTES as u64 + 1).read_to_end(&mut bytes).await?;
+    if bytes.len() > MESSAGE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "sync message is larger than 512 KiB"));
+    }
+    M::decode(Bytes::from(bytes)).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+async fn write<T: AsyncWrite + Unpin + Send, M: Message>(io: &mut T, message: &M) -> io::Result<()> {
+    if message.encoded_len() > MESSAGE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "sync message is larger than 512 KiB"));
+    }
+    io.write_all(&message.encode_to_vec()).await?;
+    io.close().await
+}
+
+/// What statements from another register did to ours.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// What came of each statement that was worth a look, in their order.
+    pub outcomes: Vec<(PeerId, Outcome)>,
+    /// The statement that no honest node would have passed on. Those after it were not looked at.
+    pub fault: Option<StatementError>,
+}
+
+impl Taken {
+    fn news(&self) -> usize {
+        self.outcomes
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Changed | Outcome::NeedBody(_) | Outcome::Left))
+            .count()
+    }
+}
+
+/// What to answer, and what the request's own statements did.
+#[derive(Debug)]
+pub struct Answer {
+    /// To be sent back.
+    pub response: v1::SyncResponse,
+    /// What was pushed.
+    pub taken: Taken,
+}
+
+/// What a response did, and how to go on.
+#[derive(Debug)]
+pub struct Absorbed {
+    /// What came.
+    pub taken: Taken,
+    /// The next round; `None` when both know the same.
+    pub next: Option<v1::SyncRequest>,
+}
+
+/// The request that begins a sync.
+#[must_use]
+pub fn first_request(register: &Register) -> v1::SyncRequest {
+    digest_request(register, Vec::new())
+}
+
+/// The request for the advert body with this hash; the response is for [`Register::body`].
+#[must_use]
+pub fn body_request(hash: &[u8]) -> v1::SyncRequest {
+    let body = v1::sync_request::Body::FetchBody(v1::FetchBody { hash: Bytes::copy_from_slice(hash) });
+    v1::SyncRequest { body: Some(body) }
+}
+
+/// Answers a request. `now_ms` is this node's clock in Unix milliseconds, for those who ask. `None` for a request
+/// that this version does not know.
+#[must_use]
+pub fn answer(
+    register: &mut Register,
+    mesh: &MeshId,
+    request: v1::SyncRequest,
+    now: Instant,
+    now_ms: u64,
+) -> Option<Answer> {
+    let mut taken = Taken::default();
+    let body = match request.body? {
+        v1::sync_request::Body::Digest(digest) => {
+            taken = take(register, mesh, digest.push, now);
+            let delta = register.delta(&digest.positions, now);
+            if let Some(position) = delta.own_ahead {
+                taken.outcomes.push((register.own(), Outcome::OwnAhead(position)));
+            }
+            v1::sync_response::Body::Delta(v1::SyncDelta {
+                statements: delta.statements,
+                want: delta.want.into_iter().map(|node| node.to_bytes().into()).collect(),
+                more: delta.more,
+                beyond: delta.beyond,
+            })
+        }
+        v1::sync_request::Body::FetchBody(fetch) => {
+            let data = register.body_bytes(&fetch.hash).unwrap_or_default();
+            v1::sync_response::Body::FoundBody(v1::FoundBody { data })
+        }
+        v1::sync_request::Body::Ping(v1::Ping {}) => v1::sync_response::Body::Pong(v1::Pong { now_ms }),
+    };
+    Some(Answer { response: v1::SyncResponse { body: Some(body) }, taken })
+}
+
+/// Takes in the answer to a digest, and says how to go on.
+#[must_use]
+pub fn absorb(register: &mut Register, mesh: &MeshId, delta: v1::SyncDelta, now: Instant) -> Absorbed {
+    let mut taken = take(register, mesh, delta.statements, now);
+    let own = register.own().to_bytes();
+    let beyond = delta.beyond.iter().filter(|position| position.node == own);
+    let beyond = beyond.map(|position| Position { epoch: position.epoch, seq: position.seq });
+    if let Some(position) = beyond.max().filter(|position| *position > register.own_position()) {
+        taken.outcomes.push((register.own(), Outcome::OwnAhead(position)));
+    }
+    let want = delta.want.iter().filter_map(|node| PeerId::from_bytes(node).ok());
+    let push = register.statements_of(want, now);
+    let goes_on = taken.fault.is_none() && (!push.is_empty() || (delta.more && taken.news() > 0));
+    let next = goes_on.then(|| digest_request(register, push));
+    Absorbed { taken, next }
+}
+
+fn digest_request(register: &Register, push: Vec<v1::AgedStatement>) -> v1::SyncRequest {
+    let digest = v1::SyncDigest { positions: register.digest(), push };
+    v1::SyncRequest { body: Some(v1::sync_request::Body::Digest(digest)) }
+}
+
+/// Verifies and applies statements, only those that may be news. It stops at the first that is a fault, so
+/// that a hostile page costs one verification.
+fn take(register: &mut Register, mesh: &MeshId, statements: Vec<v1::AgedStatement>, now: Instant) -> Taken {
+    let mut taken = Taken::default();
+    for v1::AgedStatement { statement, age_ms } in statements {
+        let Some(wire) = statement else { continue };
+        let worth_it = |(node, position): (PeerId, Position)| register.is_news(&node, position, now);
+        if statement::peek(&wire).is_some_and(|claim| !worth_it(claim)) {
+            continue;
+        }
+        match statement::verify(mesh, wire) {
+            Ok(statement) => {
+                let node = statement.node;
+                let source = Source::Sync { age: Duration::from_millis(age_ms) };
+                taken.outcomes.push((node, register.apply(statement, source, now)));
+            }
+            Err(error) if error.is_fault() => {
+                taken.fault = Some(error);
+                break;
+            }
+            Err(_) => {}
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

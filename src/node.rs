@@ -1,1 +1,0 @@
-//! Builds the parts, wires them, starts, drains and stops them.

@@ -1,0 +1,271 @@
+//! Builds the parts, wires them, starts, drains and stops them: the only place that knows them all.
+//!
+//! What flows between them:
+//!
+//! ```text
+//! providers ──capabilities──▶ describe ──▶ mesh (signs, tells the others)
+//!                                  │            │ adverts of all nodes
+//!                                  └──────▶ catalog ──snapshot──▶ router ──decision──▶ dispatch
+//! mesh ──calls of other nodes──▶ Local ◀──calls of this node──────────────────────────────┘
+//! mesh ──view (paths, round trips)──▶ router's signals
+//! ```
+
+mod flow;
+mod remote;
+mod service;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Phase};
+use crate::capability::{Capability, PeerId};
+use crate::catalog::Catalog;
+use crate::config::{Config, DataDir, DataDirError};
+use crate::dispatch::{self, Dispatcher, Local};
+#[cfg(feature = "fastembed")]
+use crate::embedding::OnnxError;
+use crate::mesh::{self, Identity, IdentityError};
+use crate::provider::Registry;
+use crate::router::{Router, Signals};
+use crate::telemetry::{EventBus, Metrics};
+
+/// How long the start waits for backends to answer before it says what it found. Local ones answer in
+/// milliseconds; one that is off must not hold up the rest.
+const SETTLE: Duration = Duration::from_millis(2500);
+
+/// Why a node could not start, in words that say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A setting that only its part can judge is wrong.
+    #[error("{field}: {message}")]
+    Setting {
+        /// Which.
+        field: String,
+        /// What is wrong, and the way out.
+        message: String,
+    },
+    /// The embedder that the owner wants is not there.
+    #[cfg(feature = "fastembed")]
+    #[error("embedder: {0}")]
+    Embedder(#[from] OnnxError),
+    /// The mesh cannot start.
+    #[error(transparent)]
+    Mesh(#[from] mesh::StartError),
+    /// The API cannot start.
+    #[error(transparent)]
+    Api(#[from] api::ServeError),
+    /// The system refuses.
+    #[error("{what}: {cause}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+}
+
+/// What a started node can say about itself.
+#[derive(Debug, Clone)]
+pub struct Up {
+    /// The node's human name.
+    pub name: String,
+    /// The node.
+    pub node: PeerId,
+    /// The mesh's name.
+    pub mesh: String,
+    /// Where the API is, reachable from this machine.
+    pub api_url: String,
+    /// Whether the API asks for a key.
+    pub wants_key: bool,
+    /// The backends that were found, and those that were named and do not answer.
+    pub backends: Vec<api::ProviderStatus>,
+    /// Multiaddresses that the mesh listens on.
+    pub listening: Vec<String>,
+}
+
+/// The parts of a running node that its tasks and its API share.
+struct Parts {
+    name: Arc<str>,
+    mesh: mesh::Handle,
+    registry: Arc<Registry>,
+    catalog: Arc<Catalog>,
+    router: Arc<Router>,
+    local: Arc<Local>,
+    dispatcher: Arc<Dispatcher>,
+    /// Everything that this node can do, with its meaning: what is shared and what is kept to itself.
+    own: watch::Sender<Arc<[Arc<Capability>]>>,
+    phase: RwLock<Phase>,
+}
+
+/// Runs a node until Ctrl-C, SIGTERM, or a fault that it cannot go on with. `announce` is called once, when it is up.
+///
+/// # Errors
+///
+/// When it cannot start; the message says what to do.
+pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<(), StartError> {
+    // First of all, so that a Ctrl-C during a slow start is a clean end too.
+    let stop = Stop::listen()?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let identity = Identity::load_or_create(data_dir.path())?;
+    let events = EventBus::default();
+    let metrics = Metrics::default();
+
+    let (embedder, builtin) = settings::embedders(&config.embedder)?;
+    let catalog = Arc::new(Catalog::new(embedder));
+    let tasks = CancellationToken::new();
+    let _tasks = tasks.clone().drop_guard();
+    let provider_settings = settings::provider(&config, builtin)?;
+    let mesh_settings = settings::mesh(&config)?;
+    let api_settings = settings::api(&config);
+    let router_settings = settings::router(&config);
+    // The API's port first: when it is taken, nobody should see this node join and leave.
+    let registry = Registry::start(provider_settings, events.clone(), tasks.clone());
+    let (handle, inbound) = mesh::start(mesh_settings, identity, events.clone())?;
+
+    let signals = Arc::new(Signals::new(handle.node()));
+    let router = Arc::new(Router::new(Arc::clone(&catalog), signals, router_settings, handle.node()));
+    let local = Arc::new(Local::new(Arc::clone(&registry) as Arc<dyn dispatch::Providers>, settings::local(&config)));
+    let dispatcher = Arc::new(Dispatcher::new(
+        Arc::clone(&router),
+        Arc::clone(&local),
+        Arc::new(remote::OverMesh(handle.clone())),
+        events,
+        dispatch::Settings::default(),
+    ));
+    let parts = Arc::new(Parts {
+        name: config.name.as_str().into(),
+        mesh: handle,
+        registry,
+        catalog,
+        router,
+        local,
+        dispatcher,
+        own: watch::Sender::new(Arc::new([])),
+        phase: RwLock::new(Phase::Starting),
+    });
+    let stop_api = CancellationToken::new();
+    let service = Arc::new(service::NodeService(Arc::clone(&parts)));
+    let serving = match api::serve(api_settings, service, metrics, stop_api.clone()).await {
+        Ok(serving) => serving,
+        Err(error) => {
+            parts.mesh.leave().await;
+            return Err(error.into());
+        }
+    };
+    let addresses = serving.addresses.clone();
+    let mut api = tokio::spawn(serving.done);
+
+    let inbound_calls = TaskTracker::new();
+    tokio::spawn(tasks.clone().run_until_cancelled_owned(flow::describe(Arc::clone(&parts))));
+    tokio::spawn(tasks.clone().run_until_cancelled_owned(flow::advertise(Arc::clone(&parts))));
+    tokio::spawn(tasks.clone().run_until_cancelled_owned(flow::catalogue(Arc::clone(&parts))));
+    tokio::spawn(tasks.clone().run_until_cancelled_owned(flow::paths(Arc::clone(&parts))));
+    tokio::spawn(flow::inbound(Arc::clone(&parts), inbound, inbound_calls.clone(), tasks.clone()));
+
+    parts.registry.settled(SETTLE).await;
+    *parts.phase.write() = Phase::Ready;
+    let api_url = publish_address(&data_dir, &addresses)?;
+    announce(&parts.up(api_url, &config));
+
+    tokio::select! {
+        () = stop.requested() => tracing::info!("stopping: finishing what runs; once more to stop at once"),
+        _ = &mut api => tracing::error!("the API ended by itself; stopping"),
+    }
+    let drained = drain(&parts, &stop_api, api, &inbound_calls, config.api.drain_limit);
+    tokio::select! {
+        () = drained => {}
+        () = stop.requested() => tracing::warn!("stopped at once; streams that ran were cut"),
+    }
+    parts.mesh.leave().await;
+    Ok(())
+}
+
+/// Says goodbye, takes nothing new, and lets what runs finish for up to `limit`.
+async fn drain(
+    parts: &Parts,
+    stop_api: &CancellationToken,
+    api: tokio::task::JoinHandle<()>,
+    inbound: &TaskTracker,
+    limit: Duration,
+) {
+    *parts.phase.write() = Phase::Draining;
+    parts.mesh.say_goodbye().await;
+    parts.local.close();
+    stop_api.cancel();
+    inbound.close();
+    let finished = async {
+        // The API keeps to the same limit by itself; a panic in it is in the log already.
+        let _ = api.await;
+        inbound.wait().await;
+    };
+    if tokio::time::timeout(limit + Duration::from_secs(2), finished).await.is_err() {
+        tracing::warn!(?limit, "some streams had not finished when the drain limit was over; they were cut");
+    }
+}
+
+fn publish_address(data_dir: &DataDir, addresses: &[SocketAddr]) -> Result<String, StartError> {
+    let system = |cause| StartError::System { what: "cannot write api.json into the data directory", cause };
+    let address = addresses.first().copied().ok_or(api::ServeError::NoAddress)?;
+    data_dir.api_is_up(address).map_err(system)
+}
+
+impl Parts {
+    fn up(&self, api_url: String, config: &Config) -> Up {
+        let view = self.mesh.view();
+        Up {
+            name: self.name.to_string(),
+            node: self.mesh.node(),
+            mesh: view.mesh_name.clone(),
+            api_url,
+            wants_key: !config.api.keys.is_empty(),
+            backends: service::provider_statuses(&self.registry),
+            listening: view.listening.clone(),
+        }
+    }
+}
+
+/// The owner's wish that the node stops.
+struct Stop(watch::Receiver<u32>);
+
+impl Stop {
+    fn listen() -> Result<Self, StartError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let system = |cause| StartError::System { what: "cannot listen for signals", cause };
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+        let (sender, receiver) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    () = sender.closed() => return,
+                }
+                sender.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(receiver))
+    }
+
+    /// Returns at the next signal that has not been returned for yet.
+    async fn requested(&self) {
+        let mut receiver = self.0.clone();
+        let before = *receiver.borrow_and_update();
+        // The sender lives as long as the runtime, and the runtime as long as this future is polled.
+        let _ = receiver.wait_for(|count| *count > before).await;
+    }
+}

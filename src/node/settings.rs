@@ -1,0 +1,136 @@
+//! The owner's configuration as each part's settings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::StartError;
+use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, Relay};
+use crate::embedding::{Embedder, StaticEmbedder};
+use crate::{api, dispatch, mesh, provider, router};
+
+/// The embedder that meaning is matched with, and the one that serves embeddings to callers.
+type Embedders = (Option<Arc<dyn Embedder>>, Option<Arc<dyn Embedder>>);
+
+pub(super) fn embedders(config: &EmbedderConfig) -> Result<Embedders, StartError> {
+    let builtin = || Arc::new(StaticEmbedder::builtin()) as Arc<dyn Embedder>;
+    Ok(match config.kind {
+        EmbedderKind::Builtin => {
+            let builtin = builtin();
+            (Some(Arc::clone(&builtin)), Some(builtin))
+        }
+        EmbedderKind::Onnx => (Some(onnx(config)?), Some(builtin())),
+        EmbedderKind::None => (None, None),
+    })
+}
+
+#[cfg(feature = "fastembed")]
+fn onnx(config: &EmbedderConfig) -> Result<Arc<dyn Embedder>, StartError> {
+    let directory = config.dir.as_deref().ok_or_else(|| StartError::Setting {
+        field: "embedder.dir".into(),
+        message: "an ONNX embedder needs the directory of its model".into(),
+    })?;
+    Ok(Arc::new(crate::embedding::OnnxEmbedder::open(directory)?))
+}
+
+#[cfg(not(feature = "fastembed"))]
+fn onnx(_config: &EmbedderConfig) -> Result<Arc<dyn Embedder>, StartError> {
+    Err(StartError::Setting {
+        field: "embedder.kind".into(),
+        message: "this build has no ONNX embedder: build with --features fastembed, or use \"builtin\"".into(),
+    })
+}
+
+pub(super) fn provider(
+    config: &Config,
+    embedder: Option<Arc<dyn Embedder>>,
+) -> Result<provider::Settings, StartError> {
+    let backends = config.backends.iter().enumerate();
+    Ok(provider::Settings {
+        backends: backends.map(|(index, backend)| spec(index, backend)).collect::<Result<_, _>>()?,
+        probe: !config.no_probe,
+        embedder,
+    })
+}
+
+fn spec(index: usize, backend: &Backend) -> Result<provider::BackendSpec, StartError> {
+    let wrong = |message: String| StartError::Setting { field: format!("backends[{index}]"), message };
+    let kind = backend.kind.as_deref().map(str::parse).transpose();
+    provider::BackendSpec {
+        kind: kind.map_err(|error: provider::BackendSpecError| wrong(error.to_string()))?,
+        key: backend.key.as_ref().map(|key| provider::Secret::new(key.expose())),
+        name: backend.name.clone(),
+        models: backend.models.clone(),
+        namespaces: backend.namespaces.clone(),
+        shared: backend.shared,
+        concurrency: backend.concurrency,
+        domain: backend.domain.clone(),
+        ..provider::BackendSpec::new(backend.url.clone())
+    }
+    .validated()
+    .map_err(|error| wrong(error.to_string()))
+}
+
+pub(super) fn mesh(config: &Config) -> Result<mesh::Settings, StartError> {
+    let seeds = config.seed_peers.iter().map(|text| {
+        text.parse().map_err(|error: mesh::SeedError| StartError::Setting {
+            field: format!("seed_peers: {text:?}"),
+            message: error.to_string(),
+        })
+    });
+    let external = config.mesh.external_addresses.iter().map(|text| {
+        text.parse().map_err(|error: mesh::MultiaddrError| StartError::Setting {
+            field: format!("mesh.external_addresses: {text:?}"),
+            message: format!("{error}; write a multiaddress such as /ip4/203.0.113.7/udp/11450/quic-v1"),
+        })
+    });
+    Ok(mesh::Settings {
+        mesh_name: config.mesh.name.clone(),
+        node_name: config.name.clone(),
+        gossip_port: Some(config.gossip_port),
+        bind: config.gossip_bind.clone(),
+        seeds: seeds.collect::<Result<_, _>>()?,
+        mdns: !config.no_mdns,
+        upnp: config.mesh.upnp,
+        relay_server: match config.mesh.relay {
+            Relay::Auto => mesh::RelayServer::Auto,
+            Relay::On => mesh::RelayServer::On,
+            Relay::Off => mesh::RelayServer::Off,
+        },
+        external_addresses: external.collect::<Result<_, _>>()?,
+        admit: match config.mesh.admit {
+            Admit::Private => mesh::Admission::Private,
+            Admit::Everybody => mesh::Admission::Everybody,
+        },
+        advert_ttl: config.mesh.advert_ttl,
+        data_dir: Some(config.data_dir.clone()),
+        ..mesh::Settings::default()
+    })
+}
+
+pub(super) fn api(config: &Config) -> api::Settings {
+    api::Settings {
+        bind: vec![SocketAddr::new(config.bind, config.port)],
+        keys: api::Keys::new(config.api.keys.iter().map(crate::config::Secret::expose)),
+        insecure_no_auth: config.api.allow_no_auth,
+        allowed_origins: config.api.allowed_origins.clone(),
+        allowed_hosts: config.api.allowed_hosts.clone(),
+        max_body: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
+        max_concurrency: config.api.max_concurrency,
+        deadline: config.api.request_timeout,
+        drain_limit: config.api.drain_limit,
+        ..api::Settings::default()
+    }
+}
+
+pub(super) fn router(config: &Config) -> router::Settings {
+    let aliases = config.router.aliases.iter();
+    router::Settings {
+        aliases: aliases
+            .map(|(name, models)| (name.clone(), router::Alias { models: models.clone(), ..router::Alias::default() }))
+            .collect(),
+    }
+}
+
+pub(super) fn local(config: &Config) -> dispatch::LocalSettings {
+    dispatch::LocalSettings { queue: config.provider.queue, concurrency: config.provider.concurrency }
+}
