@@ -68,6 +68,8 @@ pub use address::{Seed, SeedError};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
 pub use gate::Admission;
+#[cfg(feature = "fuzzing")]
+pub use gate::fuzzing;
 pub use handle::Handle;
 pub use id::MeshId;
 pub use identity::{Identity, IdentityError};

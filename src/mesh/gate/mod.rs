@@ -5,6 +5,8 @@
 //! initiator opens the first substream, the responder accepts it, and [`handshake`] decides.
 
 mod admission;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handshake;
 mod membership;
 #[cfg(test)]
