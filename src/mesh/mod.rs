@@ -139,14 +139,12 @@ pub fn start(
     let signer = statement::Signer::new(identity.keypair().clone(), *mesh.as_bytes())
         .map_err(|error| StartError::Setting(error.to_string()))?;
 
-    let own_runtime = match &settings.runtime {
-        Some(_) => None,
-        None => Some(runtime().map_err(system("its threads cannot be started"))?),
-    };
-    let runtime = match (&own_runtime, &settings.runtime) {
-        (Some(runtime), _) => runtime.handle().clone(),
-        (None, Some(given)) => given.clone(),
-        (None, None) => unreachable!("one of the two was made above"),
+    let (runtime, own_runtime) = match &settings.runtime {
+        Some(given) => (given.clone(), None),
+        None => {
+            let own = OwnRuntime::new().map_err(system("its threads cannot be started"))?;
+            (own.handle(), Some(own))
+        }
     };
     // Sockets, resolver and mDNS register with the runtime where they are made.
     let within = runtime.enter();
@@ -194,11 +192,7 @@ pub fn start(
         Some(own_runtime) => {
             // The runtime lives and ends with the driver, on a thread where it may be waited for.
             let thread = std::thread::Builder::new().name("mesh".to_owned());
-            let run = move || {
-                own_runtime.block_on(driver.run());
-                own_runtime.shutdown_background();
-            };
-            thread.spawn(run).map_err(system("its thread cannot be started"))?;
+            thread.spawn(move || own_runtime.block_on(driver.run())).map_err(system("its thread cannot be started"))?;
         }
     }
     Ok((Handle::new(own, port, commands, control, watched_view, watched_adverts), taken))
@@ -235,8 +229,35 @@ fn make_swarm(
     Ok((Swarm::new(transport, behaviour, own, config), control, inbound))
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).thread_name("mesh-io").enable_all().build()
+/// A runtime of the mesh's own. It ends without waiting for what still runs on it, because it may be dropped within
+/// another one, where waiting is not allowed.
+struct OwnRuntime(Option<tokio::runtime::Runtime>);
+
+impl OwnRuntime {
+    fn new() -> io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(WORKERS).thread_name("mesh-io").enable_all().build().map(|runtime| Self(Some(runtime)))
+    }
+
+    fn runtime(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("taken only when it is dropped")
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        self.runtime().handle().clone()
+    }
+
+    fn block_on(&self, task: impl Future<Output = ()>) {
+        self.runtime().block_on(task);
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The settings, made such that other nodes believe what follows from them.

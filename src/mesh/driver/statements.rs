@@ -43,6 +43,12 @@ pub fn gossip_rates() -> Rates {
     Rates::new(20, 4)
 }
 
+/// Statements that one neighbour passes on: what a mesh of hundreds of nodes says, and no more than what can be
+/// verified beside everything else.
+pub fn neighbour_rates() -> Rates {
+    Rates::new(1024, 256)
+}
+
 /// Requests of one node: a few syncs and the bodies of a large mesh.
 pub fn sync_rates() -> Rates {
     Rates::new(128, 32)
@@ -151,6 +157,9 @@ impl Driver {
 
     /// Judges a statement that came by gossip.
     fn on_statement(&mut self, data: &[u8], from: PeerId, now: Instant) -> MessageAcceptance {
+        if !self.neighbour_rates.take(from, now) {
+            return MessageAcceptance::Ignore;
+        }
         let Ok(wire) = v1::SignedStatement::decode(data) else {
             tracing::debug!(%from, "a gossip message cannot be decoded");
             return MessageAcceptance::Reject;

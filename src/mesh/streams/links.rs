@@ -90,11 +90,13 @@ impl Links {
         }
     }
 
-    /// The best connection to a peer: by rank, then by the fewest streams.
+    /// The best connection to a peer: by rank, then the newest. Of two alike, the older one may be that of a process
+    /// that was killed and is back, which shows only later.
     pub(super) fn best(&self, peer: &PeerId, prefer: Prefer) -> Best {
         let peers = self.0.lock();
         let live = peers.get(peer).into_iter().flatten().filter(|link| !link.requests.is_closed());
-        match live.min_by_key(|link| (link.rank, link.streams.load(Ordering::Relaxed))) {
+        // In the order in which they were made; of equals the first wins.
+        match live.rev().min_by_key(|link| link.rank) {
             Some(link) if link.rank.is_direct() || prefer != Prefer::DirectOnly => Best::Link(link.clone()),
             Some(_) => Best::OnlyRelayed,
             None => Best::None,

@@ -4,7 +4,7 @@
 //! receiver of the streams that others open. What it promises:
 //!
 //! * [`Control::open`] always answers within its deadline, and says why when it fails. It takes the best
-//!   connection there is (direct QUIC, direct TCP, relayed; then the one with the fewest streams). Without one it
+//!   connection there is (direct QUIC, direct TCP, relayed; then the newest). Without one it
 //!   has the swarm dial, once for all who wait for the same node.
 //! * A stream goes from the opener to the connection's own task and back; the swarm's loop is not on the way.
 //! * Nothing outlives its connection: when it closes, whoever waits for a stream on it tries the next one.

@@ -196,6 +196,40 @@ async fn a_restarted_node_finds_the_others_by_its_peer_book() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_of_a_mesh_come_to_know_each_other() {
+    const NODES: usize = 8;
+    let (settings, seed) = in_memory("node-0");
+    let mut nodes = vec![run(settings)];
+    for number in 1..NODES {
+        nodes.push(run(with_seed(in_memory(&format!("node-{number}")).0, &seed)));
+    }
+    for (number, node) in nodes.iter().enumerate() {
+        node.mesh.advertise(model(&format!("of-{number}")), 0).await;
+    }
+    for node in &nodes {
+        for (number, other) in nodes.iter().enumerate() {
+            node.until_offered(other.id(), &format!("of-{number}")).await;
+        }
+        node.until_view("connections to all", |view| (view.peers.len() == NODES - 1).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_runs_on_threads_of_its_own_and_a_taken_port_is_an_error() {
+    let own = |settings| Settings { runtime: None, ..settings };
+    let a = run(own(on_loopback("a")));
+    let b = run(own(with_seed(on_loopback("b"), &a.seed())));
+    b.mesh.advertise(model("of-b"), 0).await;
+    a.until_offered(b.id(), "of-b").await;
+
+    let taken = own(Settings { gossip_port: a.mesh.port(), ..quiet("c") });
+    let error = start(taken, Identity::generate(), EventBus::default()).expect_err("taken").to_string();
+    assert!(error.contains("is in use") && error.contains("--gossip-port"), "{error}");
+    b.mesh.leave().await;
+    a.until_gone(b.id()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a network interface with multicast; for a network namespace of its own"]
 async fn two_nodes_find_each_other_by_mdns() {
     let open = |name| Settings { mdns: true, bind: vec![Ipv4Addr::UNSPECIFIED.into()], ..on_loopback(name) };
