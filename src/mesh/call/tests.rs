@@ -466,6 +466,8 @@ fn a_request_is_written_as_the_contract_says() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let mut decoder = FrameDecoder::new();
