@@ -140,8 +140,10 @@ async fn a_request_arrives_as_it_was_sent_whatever_its_size() {
         let InboundCall { call: got, reply, .. } = callee.calls.recv().await.expect("a call");
         assert_eq!((&got.id, &got.payload, &got.headers), (&wanted.id, &wanted.payload, &wanted.headers));
         assert_eq!((got.operation, got.stream, got.deadline), (wanted.operation, wanted.stream, wanted.deadline));
-        assert_eq!(reply.send_all(frames([Frame::Accepted(LOAD), END])).await, Sent::Complete);
-        assert!(calling.await.expect("no panic").is_ok());
+        let sending = tokio::spawn(reply.send_all(frames([Frame::Accepted(LOAD), END])));
+        drop(calling.await.expect("no panic").expect("admitted"));
+        // The caller may be gone before it has read the end, which nobody promised it would.
+        assert_ne!(sending.await.expect("no panic"), Sent::Stalled);
     }
     let large = Call { payload: vec![0; REQUEST_BYTES].into(), ..request() };
     let refused = call(callee.stream().await.compat(), PeerId::random(), large, Limits::default()).await;
