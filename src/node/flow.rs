@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Parts;
+use super::parts::Parts;
 use crate::capability::{Advert, Capability};
 use crate::catalog::Adverts;
 use crate::mesh::InboundCall;

@@ -10,7 +10,9 @@
 //! mesh ──view (paths, round trips)──▶ router's signals
 //! ```
 
+mod error;
 mod flow;
+mod parts;
 mod remote;
 mod service;
 mod settings;
@@ -25,58 +27,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Phase};
-use crate::capability::{Capability, PeerId};
+use crate::capability::PeerId;
 use crate::catalog::Catalog;
-use crate::config::{Config, DataDir, DataDirError};
+use crate::config::{Config, DataDir};
 use crate::dispatch::{self, Dispatcher, Local};
-#[cfg(feature = "fastembed")]
-use crate::embedding::OnnxError;
-use crate::mesh::{self, Identity, IdentityError};
+use crate::mesh::{self, Identity};
 use crate::provider::Registry;
 use crate::router::{Router, Signals};
 use crate::telemetry::{EventBus, Metrics};
 
+pub use error::StartError;
+
+use parts::Parts;
+
 /// How long the start waits for backends to answer before it says what it found. Local ones answer in
 /// milliseconds; one that is off must not hold up the rest.
 const SETTLE: Duration = Duration::from_millis(2500);
-
-/// Why a node could not start, in words that say what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// A setting that only its part can judge is wrong.
-    #[error("{field}: {message}")]
-    Setting {
-        /// Which.
-        field: String,
-        /// What is wrong, and the way out.
-        message: String,
-    },
-    /// The embedder that the owner wants is not there.
-    #[cfg(feature = "fastembed")]
-    #[error("embedder: {0}")]
-    Embedder(#[from] OnnxError),
-    /// The mesh cannot start.
-    #[error(transparent)]
-    Mesh(#[from] mesh::StartError),
-    /// The API cannot start.
-    #[error(transparent)]
-    Api(#[from] api::ServeError),
-    /// The system refuses.
-    #[error("{what}: {cause}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the system says.
-        cause: std::io::Error,
-    },
-}
 
 /// What a started node can say about itself.
 #[derive(Debug, Clone)]
@@ -95,20 +61,6 @@ pub struct Up {
     pub backends: Vec<api::ProviderStatus>,
     /// Multiaddresses that the mesh listens on.
     pub listening: Vec<String>,
-}
-
-/// The parts of a running node that its tasks and its API share.
-struct Parts {
-    name: Arc<str>,
-    mesh: mesh::Handle,
-    registry: Arc<Registry>,
-    catalog: Arc<Catalog>,
-    router: Arc<Router>,
-    local: Arc<Local>,
-    dispatcher: Arc<Dispatcher>,
-    /// Everything that this node can do, with its meaning: what is shared and what is kept to itself.
-    own: watch::Sender<Arc<[Arc<Capability>]>>,
-    phase: RwLock<Phase>,
 }
 
 /// Runs a node until Ctrl-C, SIGTERM, or a fault that it cannot go on with. `announce` is called once, when it is up.
@@ -179,7 +131,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     parts.registry.settled(SETTLE).await;
     *parts.phase.write() = Phase::Ready;
     let api_url = publish_address(&data_dir, &addresses)?;
-    announce(&parts.up(api_url, &config));
+    announce(&up(&parts, api_url, &config));
 
     tokio::select! {
         () = stop.requested() => tracing::info!("stopping: finishing what runs; once more to stop at once"),
@@ -223,18 +175,16 @@ fn publish_address(data_dir: &DataDir, addresses: &[SocketAddr]) -> Result<Strin
     data_dir.api_is_up(address).map_err(system)
 }
 
-impl Parts {
-    fn up(&self, api_url: String, config: &Config) -> Up {
-        let view = self.mesh.view();
-        Up {
-            name: self.name.to_string(),
-            node: self.mesh.node(),
-            mesh: view.mesh_name.clone(),
-            api_url,
-            wants_key: !config.api.keys.is_empty(),
-            backends: service::provider_statuses(&self.registry),
-            listening: view.listening.clone(),
-        }
+fn up(parts: &Parts, api_url: String, config: &Config) -> Up {
+    let view = parts.mesh.view();
+    Up {
+        name: parts.name.to_string(),
+        node: parts.mesh.node(),
+        mesh: view.mesh_name.clone(),
+        api_url,
+        wants_key: !config.api.keys.is_empty(),
+        backends: service::provider_statuses(&parts.registry),
+        listening: view.listening.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::Parts;
+use super::parts::Parts;
 use crate::api::{JoinError, Phase, ProviderStatus, Service};
 use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Target};
 use crate::catalog::Snapshot;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::StartError;
+use super::error::StartError;
 use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, Relay};
 use crate::embedding::{Embedder, StaticEmbedder};
 use crate::{api, dispatch, mesh, provider, router};

@@ -1,0 +1,28 @@
+//! The parts of a running node that its tasks and its API share.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::api::Phase;
+use crate::capability::Capability;
+use crate::catalog::Catalog;
+use crate::dispatch::{Dispatcher, Local};
+use crate::mesh;
+use crate::provider::Registry;
+use crate::router::Router;
+
+/// The parts of a running node that its tasks and its API share.
+pub(super) struct Parts {
+    pub name: Arc<str>,
+    pub mesh: mesh::Handle,
+    pub registry: Arc<Registry>,
+    pub catalog: Arc<Catalog>,
+    pub router: Arc<Router>,
+    pub local: Arc<Local>,
+    pub dispatcher: Arc<Dispatcher>,
+    /// Everything that this node can do, with its meaning: what is shared and what is kept to itself.
+    pub own: watch::Sender<Arc<[Arc<Capability>]>>,
+    pub phase: RwLock<Phase>,
+}
