@@ -36,9 +36,6 @@ const NUMBER_MAX: u64 = 1 << 53;
 /// Highest load class.
 const LOAD_MAX: u32 = 4;
 
-/// A mesh's id.
-pub type MeshId = [u8; 32];
-
 /// Why a statement is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatementError {
@@ -95,7 +92,7 @@ pub enum SignError {
 pub struct Signer {
     key: Keypair,
     node: PeerId,
-    mesh: MeshId,
+    mesh: [u8; 32],
     last_issued_ms: AtomicU64,
 }
 
@@ -105,7 +102,7 @@ impl Signer {
     /// # Errors
     ///
     /// When the key is not Ed25519.
-    pub fn new(key: Keypair, mesh: MeshId) -> Result<Self, SignError> {
+    pub fn new(key: Keypair, mesh: [u8; 32]) -> Result<Self, SignError> {
         if key.key_type() != KeyType::Ed25519 {
             return Err(SignError::KeyType(key.key_type()));
         }
@@ -214,7 +211,7 @@ pub struct Signed {
 /// # Errors
 ///
 /// When it is too large, not signed by the node it names for this mesh, malformed, or beyond a limit.
-pub fn verify(mesh: &MeshId, wire: v1::SignedStatement) -> Result<Statement, StatementError> {
+pub fn verify(mesh: &[u8; 32], wire: v1::SignedStatement) -> Result<Statement, StatementError> {
     if wire.node.len() > NODE_BYTES {
         return Err(StatementError::TooLarge("node id"));
     }
@@ -286,7 +283,7 @@ fn node_key(bytes: &[u8]) -> Result<(PeerId, PublicKey), StatementError> {
     Ok((node, key))
 }
 
-fn signed_bytes(mesh: &MeshId, statement: &[u8]) -> Vec<u8> {
+fn signed_bytes(mesh: &[u8; 32], statement: &[u8]) -> Vec<u8> {
     [DOMAIN, mesh, statement].concat()
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::capability::{Capability, Kind};
 use crate::catalog::register::{INLINE_BODY_BYTES, Outcome, Register};
 
-const MESH: MeshId = [7; 32];
+const MESH: [u8; 32] = [7; 32];
 const TTL: Duration = Duration::from_secs(60);
 
 fn signer() -> Signer {

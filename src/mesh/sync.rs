@@ -23,7 +23,7 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{PeerId, StreamProtocol, request_response};
 use prost::Message;
 
-use super::statement::{self, MeshId, StatementError};
+use super::statement::{self, StatementError};
 use crate::catalog::register::{Outcome, Position, Register, Source};
 use crate::wire::v1;
 
@@ -32,12 +32,6 @@ pub const MESSAGE_BYTES: usize = 512 * 1024;
 
 /// Rounds of one sync. A mesh of 500 nodes takes some 20 pages; what is left waits for the next sync.
 pub const MAX_ROUNDS: usize = 32;
-
-/// The name of the sync protocol of the mesh with this tag.
-#[must_use]
-pub fn protocol(tag: &str) -> StreamProtocol {
-    StreamProtocol::try_from_owned(format!("/atmosphere/{tag}/sync/1")).expect("it begins with a slash")
-}
 
 /// Messages of `sync.proto` on a stream, each of [`MESSAGE_BYTES`] at the most and ended by the end of the stream.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,7 +142,7 @@ pub fn body_request(hash: &[u8]) -> v1::SyncRequest {
 #[must_use]
 pub fn answer(
     register: &mut Register,
-    mesh: &MeshId,
+    mesh: &[u8; 32],
     request: v1::SyncRequest,
     now: Instant,
     now_ms: u64,
@@ -179,7 +173,7 @@ pub fn answer(
 
 /// Takes in the answer to a digest, and says how to go on.
 #[must_use]
-pub fn absorb(register: &mut Register, mesh: &MeshId, delta: v1::SyncDelta, now: Instant) -> Absorbed {
+pub fn absorb(register: &mut Register, mesh: &[u8; 32], delta: v1::SyncDelta, now: Instant) -> Absorbed {
     let mut taken = take(register, mesh, delta.statements, now);
     let own = register.own().to_bytes();
     let beyond = delta.beyond.iter().filter(|position| position.node == own);
@@ -201,7 +195,7 @@ fn digest_request(register: &Register, push: Vec<v1::AgedStatement>) -> v1::Sync
 
 /// Verifies and applies statements, only those that may be news. It stops at the first that is a fault, so
 /// that a hostile page costs one verification.
-fn take(register: &mut Register, mesh: &MeshId, statements: Vec<v1::AgedStatement>, now: Instant) -> Taken {
+fn take(register: &mut Register, mesh: &[u8; 32], statements: Vec<v1::AgedStatement>, now: Instant) -> Taken {
     let mut taken = Taken::default();
     for v1::AgedStatement { statement, age_ms } in statements {
         let Some(wire) = statement else { continue };

@@ -9,7 +9,7 @@ use super::super::statement::Signer;
 use super::*;
 use crate::capability::{Advert, Capability, Kind};
 
-const MESH: MeshId = [7; 32];
+const MESH: [u8; 32] = [7; 32];
 
 fn signer() -> Signer {
     Signer::new(Keypair::generate_ed25519(), MESH).expect("a signer")
@@ -157,8 +157,7 @@ fn bodies_and_clocks_are_told_on_request() {
 
 #[test]
 fn messages_are_bounded_on_the_stream() {
-    let protocol = protocol("0011");
-    assert_eq!(protocol.as_ref(), "/atmosphere/0011/sync/1");
+    let protocol = StreamProtocol::new("/sync/1");
     let request = body_request(&[7; 32]);
     futures::executor::block_on(async {
         let mut wire = Cursor::new(Vec::new());

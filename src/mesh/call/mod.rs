@@ -28,14 +28,6 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use libp2p::StreamProtocol;
-
 pub use client::{Limits, call};
 pub use reply::{Reply, Sent};
 pub use server::{InboundCall, ServerLimits, serve};
-
-/// The name of the call protocol of the mesh with this tag.
-#[must_use]
-pub fn protocol(tag: &str) -> StreamProtocol {
-    StreamProtocol::try_from_owned(format!("/atmosphere/{tag}/call/1")).expect("it begins with a slash")
-}

@@ -103,6 +103,12 @@ fn watched(inner: FrameStream) -> (FrameStream, oneshot::Receiver<()>) {
     )
 }
 
+/// Waits until the watched work is dropped.
+async fn ends(work: oneshot::Receiver<()>) {
+    let dropped = tokio::time::timeout(Duration::from_secs(90), work).await.expect("it ends soon");
+    dropped.expect_err("nothing is sent, the work is dropped");
+}
+
 async fn failure(mut frames: FrameStream) -> Failure {
     loop {
         match frames.next().await {
@@ -134,8 +140,10 @@ async fn a_request_arrives_as_it_was_sent_whatever_its_size() {
         let InboundCall { call: got, reply, .. } = callee.calls.recv().await.expect("a call");
         assert_eq!((&got.id, &got.payload, &got.headers), (&wanted.id, &wanted.payload, &wanted.headers));
         assert_eq!((got.operation, got.stream, got.deadline), (wanted.operation, wanted.stream, wanted.deadline));
-        assert_eq!(reply.send_all(frames([Frame::Accepted(LOAD), END])).await, Sent::Complete);
-        assert!(calling.await.expect("no panic").is_ok());
+        let sending = tokio::spawn(reply.send_all(frames([Frame::Accepted(LOAD), END])));
+        drop(calling.await.expect("no panic").expect("admitted"));
+        // The caller may be gone before it has read the end, which nobody promised it would.
+        assert_ne!(sending.await.expect("no panic"), Sent::Stalled);
     }
     let large = Call { payload: vec![0; REQUEST_BYTES].into(), ..request() };
     let refused = call(callee.stream().await.compat(), PeerId::random(), large, Limits::default()).await;
@@ -195,7 +203,7 @@ async fn a_caller_that_leaves_ends_the_work_at_once() {
     let (work, dropped) = watched(stuck([Frame::Accepted(LOAD), BUSY]));
     let answer = callee.answer(request(), work).await.expect("admitted");
     drop(answer);
-    dropped.await.expect_err("the work is dropped");
+    ends(dropped).await;
 }
 
 #[tokio::test]
@@ -206,7 +214,7 @@ async fn a_caller_that_leaves_ends_the_work_also_when_it_reads_nothing() {
     let answer = callee.answer(request(), work).await.expect("admitted");
     tokio::task::yield_now().await;
     drop(answer);
-    dropped.await.expect_err("the work is dropped");
+    ends(dropped).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +279,7 @@ async fn heartbeats_keep_a_call_alive_until_its_deadline() {
     let answer = callee.answer(request(), work).await.expect("admitted");
     assert_eq!(failure(answer).await.class, ErrorClass::Timeout);
     assert!(started.elapsed() >= Duration::from_secs(60));
-    dropped.await.expect_err("and the work ends with it");
+    ends(dropped).await;
 }
 
 #[tokio::test]
@@ -392,7 +400,7 @@ async fn a_bad_request_is_answered_and_disturbs_nothing_else() {
     }
     drop(callee.stream().await);
     drop(bystander);
-    dropped.await.expect_err("it was still served");
+    ends(dropped).await;
     assert!(callee.answer(request(), frames([Frame::Accepted(LOAD), END])).await.is_ok());
 }
 
@@ -460,6 +468,8 @@ fn a_request_is_written_as_the_contract_says() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let mut decoder = FrameDecoder::new();

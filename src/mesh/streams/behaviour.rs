@@ -105,6 +105,12 @@ impl Behaviour {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Whether nobody waits and no connection is on its way.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.nascent.is_empty() && self.dials.is_empty()
+    }
+
     fn handler(&mut self, peer: PeerId, connection: ConnectionId, addresses: &[&Multiaddr]) -> Handler {
         let rank = Rank::of(addresses);
         let (sender, requests) = mpsc::channel(REQUESTS);
@@ -246,11 +252,12 @@ impl Behaviour {
             DialError::LocalPeerId { .. } => return OpenError::OwnNode,
             DialError::NoAddresses => return OpenError::NoAddress { node },
             DialError::WrongPeerId { obtained, address } => format!("at {address} answers node {obtained}"),
-            DialError::Denied { cause } => cause.to_string(),
+            DialError::Denied { cause } => with_causes(cause),
             DialError::Aborted => "dialling was given up".to_owned(),
             DialError::DialPeerConditionFalse(_) => "it is being dialled already".to_owned(),
             DialError::Transport(attempts) => {
-                let attempts: Vec<_> = attempts.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+                let attempts: Vec<_> =
+                    attempts.iter().map(|(address, error)| format!("{address}: {}", with_causes(error))).collect();
                 attempts.join("; ")
             }
         };
@@ -262,6 +269,20 @@ impl Behaviour {
             waker.wake();
         }
     }
+}
+
+/// An error with what it stems from, each said once: libp2p's outer errors often say only that there is one.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl NetworkBehaviour for Behaviour {

@@ -3,10 +3,16 @@ use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::Version;
-use libp2p::core::{Multiaddr, Transport as _};
+use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, Transport as _};
 use libp2p::identity::Keypair;
-use libp2p::swarm::{Config, Swarm, SwarmEvent};
+use libp2p::swarm::behaviour::ConnectionEstablished;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{
+    Config, ConnectionDenied, ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour as _, Swarm,
+    SwarmEvent, ToSwarm,
+};
 use libp2p::{PeerId, StreamProtocol, quic};
 use libp2p_swarm_test::SwarmExt as _;
 use tokio::sync::mpsc;
@@ -304,7 +310,7 @@ fn a_direct_connection_beats_a_relayed_one_and_quic_beats_tcp() {
     let mut add = |id, rank, streams: usize| {
         let (requests, receiver) = mpsc::channel(1);
         alive.push(receiver);
-        let connection = libp2p::swarm::ConnectionId::new_unchecked(id);
+        let connection = ConnectionId::new_unchecked(id);
         links.add(peer, Link { connection, rank, requests, streams: std::sync::Arc::new(streams.into()) });
         connection
     };
@@ -342,4 +348,114 @@ fn errors_say_which_node_and_why() {
     ];
     let texts: HashSet<_> = errors.iter().map(ToString::to_string).collect();
     assert!(texts.len() == 4 && texts.iter().all(|text| text.contains(&node.to_string())));
+}
+
+/// A behaviour without a swarm, told what a swarm would tell.
+struct Bench {
+    behaviour: Behaviour,
+    control: Control,
+    peer: PeerId,
+    handlers: Vec<Box<dyn std::any::Any>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (behaviour, control, _) = new(PeerId::random(), PROTOCOL);
+        Self { behaviour, control, peer: PeerId::random(), handlers: Vec::new() }
+    }
+
+    fn opening(&self, prefer: Prefer, addresses: &[&str]) -> JoinHandle<Result<Stream, OpenError>> {
+        let (control, peer) = (self.control.clone(), self.peer);
+        let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        tokio::spawn(async move { control.open(peer, addresses, prefer, SOON).await })
+    }
+
+    /// The next dial that it asks for.
+    async fn dial(&mut self) -> DialOpts {
+        let event = std::future::poll_fn(|cx| self.behaviour.poll(cx));
+        match tokio::time::timeout(SOON, event).await.expect("it dials") {
+            ToSwarm::Dial { opts } => opts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn established(&mut self, connection: ConnectionId, address: &str) {
+        let address: Multiaddr = address.parse().expect("an address");
+        let (role, port) = (Endpoint::Dialer, PortUse::Reuse);
+        let handler =
+            self.behaviour.handle_established_outbound_connection(connection, self.peer, &address, role, port);
+        self.handlers.push(Box::new(handler.expect("admitted")));
+        let endpoint = ConnectedPoint::Dialer { address, role_override: role, port_use: port };
+        self.behaviour.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: self.peer,
+            connection_id: connection,
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    fn failed(&mut self, connection_id: ConnectionId, error: &DialError) {
+        let failure = DialFailure { peer_id: Some(self.peer), error, connection_id };
+        self.behaviour.on_swarm_event(FromSwarm::DialFailure(failure));
+    }
+}
+
+#[tokio::test]
+async fn only_a_direct_connection_will_do_when_that_is_asked() {
+    let mut bench = Bench::new();
+    let circuit = format!("/memory/1/p2p/{}/p2p-circuit", PeerId::random());
+    bench.established(ConnectionId::new_unchecked(1_000_001), &circuit);
+    let opening = bench.opening(Prefer::DirectOnly, &[&circuit, "/memory/7"]);
+    let opts = bench.dial().await;
+    let dialled = format!("{opts:?}");
+    assert!(dialled.contains("/memory/7") && !dialled.contains("p2p-circuit"), "{dialled}");
+    bench.failed(opts.connection_id(), &DialError::Aborted);
+    assert!(matches!(opening.await.expect("no panic"), Err(OpenError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn somebody_elses_dial_is_waited_for_and_then_ours_is_made() {
+    let mut bench = Bench::new();
+    let other = ConnectionId::new_unchecked(1_000_002);
+    let opening = bench.opening(Prefer::Any, &["/memory/7"]);
+    let first = bench.dial().await;
+    let busy = DialError::DialPeerConditionFalse(PeerCondition::DisconnectedAndNotDialing);
+    bench.failed(first.connection_id(), &busy);
+    bench.failed(other, &DialError::Aborted);
+    let second = bench.dial().await;
+    assert_ne!(first.connection_id(), second.connection_id());
+    bench.failed(other, &DialError::Aborted);
+    assert!(!opening.is_finished(), "that was not ours");
+    bench.failed(second.connection_id(), &DialError::LocalPeerId { address: Multiaddr::empty() });
+    assert_eq!(opening.await.expect("no panic").err(), Some(OpenError::OwnNode));
+}
+
+#[tokio::test]
+async fn a_connection_that_another_behaviour_refuses_leaves_nothing_behind() {
+    let mut bench = Bench::new();
+    let opening = bench.opening(Prefer::Any, &["/memory/7"]);
+    let opts = bench.dial().await;
+    let address: Multiaddr = "/memory/7".parse().expect("an address");
+    let (role, port) = (Endpoint::Dialer, PortUse::Reuse);
+    let handler =
+        bench.behaviour.handle_established_outbound_connection(opts.connection_id(), bench.peer, &address, role, port);
+    drop(handler);
+    bench.failed(opts.connection_id(), &DialError::Denied { cause: ConnectionDenied::new("no room") });
+    let answer = opening.await.expect("no panic");
+    assert!(matches!(&answer, Err(OpenError::Unreachable { reason, .. }) if reason.contains("no room")), "{answer:?}");
+    assert!(bench.behaviour.is_idle());
+}
+
+#[tokio::test]
+async fn openers_that_gave_up_are_not_dialled_for() {
+    let mut bench = Bench::new();
+    let opening = bench.opening(Prefer::Any, &["/memory/7"]);
+    let first = bench.dial().await;
+    let busy = DialError::DialPeerConditionFalse(PeerCondition::DisconnectedAndNotDialing);
+    bench.failed(first.connection_id(), &busy);
+    opening.abort();
+    opening.await.expect_err("aborted");
+    bench.failed(ConnectionId::new_unchecked(1_000_003), &DialError::Aborted);
+    assert!(bench.behaviour.is_idle());
 }
