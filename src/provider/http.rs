@@ -137,7 +137,16 @@ impl Backend {
     ///
     /// When there is none, or the backend reports an error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|cause| self.unreachable(cause))?;
+        let again = request.try_clone();
+        let response = match (request.send().await, again) {
+            (Ok(response), _) => response,
+            // A kept connection that the backend was about to close as the request left. To infer twice is
+            // harmless, and the second connection is new or tells the truth.
+            (Err(cause), Some(again)) if ended_unanswered(&cause) => {
+                again.send().await.map_err(|cause| self.unreachable(cause))?
+            }
+            (Err(cause), _) => return Err(self.unreachable(cause)),
+        };
         if is_node(response.headers()) {
             return Err(self.own_kind());
         }
@@ -190,6 +199,19 @@ impl Backend {
     fn broken(&self, cause: &BodyError) -> Failure {
         Failure::new(ErrorClass::Backend, format!("the answer of {} cannot be read: {cause}", self.label))
     }
+}
+
+/// Whether the connection ended before one byte of the answer.
+fn ended_unanswered(cause: &reqwest::Error) -> bool {
+    if cause.is_connect() || cause.is_timeout() {
+        return false;
+    }
+    let mut causes = std::iter::successors(std::error::Error::source(cause), |cause| cause.source());
+    causes.any(|cause| {
+        let incomplete = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        incomplete || matches!(io, Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
+    })
 }
 
 /// A client for this URL: no delay for small packets, no redirects, no proxy for one's own network. The root

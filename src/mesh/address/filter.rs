@@ -9,7 +9,7 @@ use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 
-use super::{Scope, ip_of, scope};
+use super::scope::{Scope, ip_of, scope};
 
 /// The transport within, without the addresses that lead nowhere.
 #[derive(Debug)]

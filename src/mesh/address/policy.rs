@@ -15,7 +15,7 @@ use libp2p::swarm::{
     dummy,
 };
 
-use super::{Scope, ip_of, scope};
+use super::scope::{Scope, ip_of, scope};
 use crate::capability::PeerId;
 
 /// Announced dials that are kept; a dial is announced just before it is made, so a few are enough.

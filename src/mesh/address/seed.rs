@@ -7,7 +7,7 @@ use std::str::FromStr;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use super::{Scope, scope};
+use super::scope::{Scope, scope};
 use crate::capability::PeerId;
 
 /// Where to find a first node of the mesh.

@@ -1,4 +1,11 @@
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use libp2p::Multiaddr;
+
 use super::*;
+use crate::capability::limits;
+use crate::mesh::view::{LinkTransport, PathClass};
 
 fn address(text: &str) -> Multiaddr {
     text.parse().expect("a multiaddress")

@@ -11,16 +11,13 @@ use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use tokio::sync::oneshot;
 
-use super::{Driver, MAX_SEEDS};
+use super::state::{Driver, Found, MAX_SEEDS, YIELD};
 use crate::capability::PeerId;
 use crate::mesh::address::{Seed, is_dialable_for_others, of_advert, without_peer};
 use crate::mesh::book;
 use crate::mesh::command::JoinError;
 use crate::mesh::gate::Report;
 use crate::mesh::seeds::{Connected, Dial};
-
-/// How long the greater id waits for the smaller one to dial.
-pub const YIELD: Duration = Duration::from_secs(2);
 
 /// How long a node that is no member is not dialled again, unless it is a seed.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
@@ -31,13 +28,6 @@ const MAX_REMEMBERED: usize = 256;
 
 /// Longest explanation of a failed dial.
 const MAX_REASON_CHARS: usize = 300;
-
-/// A node that mDNS found and that is not connected yet.
-#[derive(Debug)]
-pub struct Found {
-    addresses: Vec<Multiaddr>,
-    dial_at: Instant,
-}
 
 impl Driver {
     pub(super) fn join(&mut self, seed: Seed, reply: oneshot::Sender<Result<PeerId, JoinError>>, now: Instant) {

@@ -10,7 +10,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, identify, ping, relay};
 use rand::RngExt as _;
 
-use super::Driver;
+use super::state::{Driver, unix_ms};
 use crate::capability::PeerId;
 use crate::mesh::address::{
     Interfaces, Scope, ip_of, is_dialable_for_others, is_memory, is_relayed, link_transport, of_advert, path_class,
@@ -48,7 +48,7 @@ impl Driver {
         if endpoint.is_dialer() {
             let address = without_peer(address);
             if !is_relayed(&address) && !is_memory(&address) && ip_of(&address).is_some() {
-                self.disk.book.reached(node, &address, super::unix_ms() / 1000);
+                self.disk.book.reached(node, &address, unix_ms() / 1000);
             }
             self.sync_with(node, now);
         }

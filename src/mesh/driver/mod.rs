@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `announcer` | when to tell the mesh what of this node (pure) |
 //! | `rate` | token buckets by node (pure) |
+//! | `state` | what the driver holds |
 //! | `dialling` | seeds, found and known nodes; what a failed dial means |
 //! | `links` | connections, addresses, reachability |
 //! | `statements` | gossip and sync with the register; this node's own statements |
@@ -16,44 +17,22 @@ mod announcer;
 mod dialling;
 mod links;
 mod rate;
+mod state;
 mod statements;
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use libp2p::Swarm;
-use libp2p::core::transport::ListenerId;
-use libp2p::gossipsub::IdentTopic;
-use libp2p::request_response::OutboundRequestId;
-use libp2p::swarm::{ConnectionId, SwarmEvent};
-use rand::rngs::StdRng;
-use tokio::sync::{mpsc, oneshot, watch};
+use libp2p::swarm::SwarmEvent;
 
-use super::address::Interfaces;
-use super::behaviour::{Behaviour, Event, topic};
-use super::book::Book;
-use super::command::{Command, JoinError};
-use super::connections::Connections;
-use super::epoch::Epochs;
-use super::gate::Report;
-use super::id::MeshId;
-use super::reachability::Reachability;
-use super::seeds::{SeedIndex, Seeds};
-use super::settings::Settings;
-use super::statement::Signer;
+use super::behaviour::Event;
+use super::command::Command;
 use super::view::MeshView;
-use crate::capability::PeerId;
 use crate::catalog::Adverts;
-use crate::catalog::register::{BodyHash, Register};
-use crate::telemetry::EventBus;
 
-use announcer::Announcer;
-use dialling::Found;
-use rate::Rates;
-use statements::{Asked, Fetch};
+use state::{BOOK_INTERVAL, YIELD};
+pub use state::{Disk, Driver, Inlets, MAX_SEEDS, Outlets};
 
 /// How often what has no point in time of its own is looked after: expiry, duplicates, redialling.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -61,149 +40,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// Turns after which the other tasks of the runtime get theirs; the swarm alone would never let go while busy.
 const TURNS_PER_YIELD: u32 = 64;
 
-/// How often the peer book is written, when it changed.
-const BOOK_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Seeds that are kept.
-pub const MAX_SEEDS: usize = 64;
-
-/// What the driver tells the rest of the program.
-#[derive(Debug)]
-pub struct Outlets {
-    /// The mesh as this node sees it.
-    pub view: watch::Sender<Arc<MeshView>>,
-    /// All live adverts.
-    pub adverts: watch::Sender<Arc<Adverts>>,
-    /// What happens.
-    pub events: EventBus,
-}
-
-/// What asks something of the driver.
-#[derive(Debug)]
-pub struct Inlets {
-    /// From the handles. When all are gone, so is the driver.
-    pub commands: mpsc::Receiver<Command>,
-    /// From the gate.
-    pub reports: mpsc::Receiver<Report>,
-}
-
-/// What the driver keeps on disk.
-#[derive(Debug)]
-pub struct Disk {
-    /// Nodes that were connected before.
-    pub book: Book,
-    /// This node's incarnations; the current one is the last.
-    pub epochs: Epochs,
-}
-
-/// The task that owns the swarm.
-pub struct Driver {
-    swarm: Swarm<Behaviour>,
-    inlets: Inlets,
-    outlets: Outlets,
-    settings: Settings,
-    mesh: MeshId,
-    own: PeerId,
-    topic: IdentTopic,
-    rng: StdRng,
-    disk: Disk,
-    interfaces: Interfaces,
-    own_ips: HashSet<IpAddr>,
-
-    seeds: Seeds,
-    seed_dials: HashMap<ConnectionId, SeedIndex>,
-    joins: HashMap<SeedIndex, Vec<oneshot::Sender<Result<PeerId, JoinError>>>>,
-    connections: Connections,
-    found: HashMap<PeerId, Found>,
-    refused: HashMap<PeerId, Instant>,
-    reachability: Reachability,
-    relaying: bool,
-    reservations: HashMap<ListenerId, PeerId>,
-
-    register: Register,
-    signer: Signer,
-    announcer: Announcer,
-    alone: bool,
-    gossip_rates: Rates,
-    neighbour_rates: Rates,
-    sync_rates: Rates,
-    asked: HashMap<OutboundRequestId, Asked>,
-    syncing: HashMap<PeerId, Instant>,
-    fetches: HashMap<BodyHash, Fetch>,
-    farewells: usize,
-    /// The goodbye has been said: nothing is advertised any more.
-    departed: bool,
-    clash_warned: Option<Instant>,
-
-    shown_revision: u64,
-    view_changed: bool,
-    next_housekeeping: Instant,
-    next_sync: Instant,
-    next_book: Instant,
-}
-
 impl Driver {
-    /// A driver of this swarm, which listens already.
-    pub fn new(
-        swarm: Swarm<Behaviour>,
-        inlets: Inlets,
-        outlets: Outlets,
-        disk: Disk,
-        signer: Signer,
-        mesh: MeshId,
-        settings: Settings,
-    ) -> Box<Self> {
-        let now = Instant::now();
-        let own = *swarm.local_peer_id();
-        let interfaces = Interfaces::now();
-        let mut seeds = Seeds::default();
-        for seed in settings.seeds.iter().take(MAX_SEEDS) {
-            seeds.add(seed.clone(), now);
-        }
-        let mut driver = Box::new(Self {
-            swarm,
-            inlets,
-            outlets,
-            mesh,
-            own,
-            topic: topic(mesh),
-            rng: rand::make_rng(),
-            own_ips: interfaces.addresses(),
-            interfaces,
-            seeds,
-            seed_dials: HashMap::new(),
-            joins: HashMap::new(),
-            connections: Connections::new(own),
-            found: HashMap::new(),
-            refused: HashMap::new(),
-            reachability: Reachability::new(settings.relay_server, &settings.external_addresses),
-            relaying: false,
-            reservations: HashMap::new(),
-            register: Register::new(own),
-            signer,
-            announcer: Announcer::new(disk.epochs.last(), settings.advert_ttl, now),
-            alone: true,
-            gossip_rates: statements::gossip_rates(),
-            neighbour_rates: statements::neighbour_rates(),
-            sync_rates: statements::sync_rates(),
-            asked: HashMap::new(),
-            syncing: HashMap::new(),
-            fetches: HashMap::new(),
-            farewells: 0,
-            departed: false,
-            clash_warned: None,
-            shown_revision: 0,
-            view_changed: true,
-            next_housekeeping: now,
-            next_sync: now + statements::SYNC_INTERVAL,
-            next_book: now + BOOK_INTERVAL,
-            disk,
-            settings,
-        });
-        driver.check_relaying(now);
-        driver
-    }
-
     /// Runs until the node leaves or all handles are gone.
     pub async fn run(mut self: Box<Self>) {
         let mut turn: u32 = 0;
@@ -358,7 +195,7 @@ impl Driver {
             );
             if self.own > *node {
                 // The smaller id dials, so that the two do not meet half way.
-                self.connections.hold(*node, Instant::now() + dialling::YIELD);
+                self.connections.hold(*node, Instant::now() + YIELD);
             }
         }
         for (node, advert) in before.iter().filter(|(node, _)| **node != self.own && !after.contains_key(*node)) {
@@ -378,9 +215,4 @@ impl Driver {
             });
         }
     }
-}
-
-/// The wall clock, Unix milliseconds.
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -8,17 +8,13 @@ use prost::Message as _;
 use rand::RngExt as _;
 use rand::seq::IteratorRandom as _;
 
-use super::rate::Rates;
-use super::{Driver, unix_ms};
+use super::state::{Asked, Driver, Fetch, SYNC_INTERVAL, unix_ms};
 use crate::capability::{Advert, PeerId};
 use crate::catalog::register::{BodyError, BodyHash, Outcome, Position, Source};
 use crate::mesh::behaviour::SyncEvent;
 use crate::mesh::statement::{self, Signed};
 use crate::mesh::sync;
 use crate::wire::v1;
-
-/// How often a random neighbour is synced with, give or take a fifth: it heals what gossip lost.
-pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Syncs with one node are this far apart, unless they go on.
 const SYNC_SPACING: Duration = Duration::from_millis(200);
@@ -37,44 +33,6 @@ const HANG_UP: Duration = Duration::from_millis(200);
 
 /// A warning about another node with this identity comes this often at the most.
 const CLASH_WARNING: Duration = Duration::from_secs(10);
-
-/// Statements of one node: a burst of changes, then more than an honest node ever makes.
-pub fn gossip_rates() -> Rates {
-    Rates::new(20, 4)
-}
-
-/// Statements that one neighbour passes on: what a mesh of hundreds of nodes says, and no more than what can be
-/// verified beside everything else.
-pub fn neighbour_rates() -> Rates {
-    Rates::new(1024, 256)
-}
-
-/// Requests of one node: a few syncs and the bodies of a large mesh.
-pub fn sync_rates() -> Rates {
-    Rates::new(128, 32)
-}
-
-/// What a request to another node was for.
-#[derive(Debug)]
-pub enum Asked {
-    /// A round of a sync.
-    Round(usize),
-    /// An advert body.
-    Body(BodyHash),
-    /// To hear that this node leaves.
-    Farewell,
-}
-
-/// A body that is being fetched, or was and nobody had it.
-#[derive(Debug)]
-pub struct Fetch {
-    /// Whom else to ask.
-    others: Vec<PeerId>,
-    /// The request under way.
-    under_way: bool,
-    /// When it may be forgotten, and begun anew.
-    rest_until: Instant,
-}
 
 impl Driver {
     /// Tells the mesh what this node is and can do.

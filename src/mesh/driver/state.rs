@@ -1,0 +1,234 @@
+//! What the driver holds. The files beside this one are what it does with it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use libp2p::core::transport::ListenerId;
+use libp2p::gossipsub::IdentTopic;
+use libp2p::request_response::OutboundRequestId;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, Swarm};
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::announcer::Announcer;
+use super::rate::Rates;
+use crate::capability::PeerId;
+use crate::catalog::Adverts;
+use crate::catalog::register::{BodyHash, Register};
+use crate::mesh::address::Interfaces;
+use crate::mesh::behaviour::{Behaviour, topic};
+use crate::mesh::book::Book;
+use crate::mesh::command::{Command, JoinError};
+use crate::mesh::connections::Connections;
+use crate::mesh::epoch::Epochs;
+use crate::mesh::gate::Report;
+use crate::mesh::id::MeshId;
+use crate::mesh::reachability::Reachability;
+use crate::mesh::seeds::{SeedIndex, Seeds};
+use crate::mesh::settings::Settings;
+use crate::mesh::statement::Signer;
+use crate::mesh::view::MeshView;
+use crate::telemetry::EventBus;
+
+/// How long the greater id waits for the smaller one to dial.
+pub const YIELD: Duration = Duration::from_secs(2);
+
+/// How often a random neighbour is synced with, give or take a fifth: it heals what gossip lost.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often the peer book is written, when it changed.
+pub(super) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Seeds that are kept.
+pub const MAX_SEEDS: usize = 64;
+
+/// Statements of one node: a burst of changes, then more than an honest node ever makes.
+fn gossip_rates() -> Rates {
+    Rates::new(20, 4)
+}
+
+/// Statements that one neighbour passes on: what a mesh of hundreds of nodes says, and no more than what can be
+/// verified beside everything else.
+fn neighbour_rates() -> Rates {
+    Rates::new(1024, 256)
+}
+
+/// Requests of one node: a few syncs and the bodies of a large mesh.
+fn sync_rates() -> Rates {
+    Rates::new(128, 32)
+}
+
+/// A node that mDNS found and that is not connected yet.
+#[derive(Debug)]
+pub struct Found {
+    pub(super) addresses: Vec<Multiaddr>,
+    pub(super) dial_at: Instant,
+}
+
+/// What a request to another node was for.
+#[derive(Debug)]
+pub enum Asked {
+    /// A round of a sync.
+    Round(usize),
+    /// An advert body.
+    Body(BodyHash),
+    /// To hear that this node leaves.
+    Farewell,
+}
+
+/// A body that is being fetched, or was and nobody had it.
+#[derive(Debug)]
+pub struct Fetch {
+    /// Whom else to ask.
+    pub(super) others: Vec<PeerId>,
+    /// The request under way.
+    pub(super) under_way: bool,
+    /// When it may be forgotten, and begun anew.
+    pub(super) rest_until: Instant,
+}
+
+/// What the driver tells the rest of the program.
+#[derive(Debug)]
+pub struct Outlets {
+    /// The mesh as this node sees it.
+    pub view: watch::Sender<Arc<MeshView>>,
+    /// All live adverts.
+    pub adverts: watch::Sender<Arc<Adverts>>,
+    /// What happens.
+    pub events: EventBus,
+}
+
+/// What asks something of the driver.
+#[derive(Debug)]
+pub struct Inlets {
+    /// From the handles. When all are gone, so is the driver.
+    pub commands: mpsc::Receiver<Command>,
+    /// From the gate.
+    pub reports: mpsc::Receiver<Report>,
+}
+
+/// What the driver keeps on disk.
+#[derive(Debug)]
+pub struct Disk {
+    /// Nodes that were connected before.
+    pub book: Book,
+    /// This node's incarnations; the current one is the last.
+    pub epochs: Epochs,
+}
+
+/// The task that owns the swarm.
+pub struct Driver {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) inlets: Inlets,
+    pub(super) outlets: Outlets,
+    pub(super) settings: Settings,
+    pub(super) mesh: MeshId,
+    pub(super) own: PeerId,
+    pub(super) topic: IdentTopic,
+    pub(super) rng: StdRng,
+    pub(super) disk: Disk,
+    pub(super) interfaces: Interfaces,
+    pub(super) own_ips: HashSet<IpAddr>,
+
+    pub(super) seeds: Seeds,
+    pub(super) seed_dials: HashMap<ConnectionId, SeedIndex>,
+    pub(super) joins: HashMap<SeedIndex, Vec<oneshot::Sender<Result<PeerId, JoinError>>>>,
+    pub(super) connections: Connections,
+    pub(super) found: HashMap<PeerId, Found>,
+    pub(super) refused: HashMap<PeerId, Instant>,
+    pub(super) reachability: Reachability,
+    pub(super) relaying: bool,
+    pub(super) reservations: HashMap<ListenerId, PeerId>,
+
+    pub(super) register: Register,
+    pub(super) signer: Signer,
+    pub(super) announcer: Announcer,
+    pub(super) alone: bool,
+    pub(super) gossip_rates: Rates,
+    pub(super) neighbour_rates: Rates,
+    pub(super) sync_rates: Rates,
+    pub(super) asked: HashMap<OutboundRequestId, Asked>,
+    pub(super) syncing: HashMap<PeerId, Instant>,
+    pub(super) fetches: HashMap<BodyHash, Fetch>,
+    pub(super) farewells: usize,
+    /// The goodbye has been said: nothing is advertised any more.
+    pub(super) departed: bool,
+    pub(super) clash_warned: Option<Instant>,
+
+    pub(super) shown_revision: u64,
+    pub(super) view_changed: bool,
+    pub(super) next_housekeeping: Instant,
+    pub(super) next_sync: Instant,
+    pub(super) next_book: Instant,
+}
+
+impl Driver {
+    /// A driver of this swarm, which listens already.
+    pub fn new(
+        swarm: Swarm<Behaviour>,
+        inlets: Inlets,
+        outlets: Outlets,
+        disk: Disk,
+        signer: Signer,
+        mesh: MeshId,
+        settings: Settings,
+    ) -> Box<Self> {
+        let now = Instant::now();
+        let own = *swarm.local_peer_id();
+        let interfaces = Interfaces::now();
+        let mut seeds = Seeds::default();
+        for seed in settings.seeds.iter().take(MAX_SEEDS) {
+            seeds.add(seed.clone(), now);
+        }
+        let mut driver = Box::new(Self {
+            swarm,
+            inlets,
+            outlets,
+            mesh,
+            own,
+            topic: topic(mesh),
+            rng: rand::make_rng(),
+            own_ips: interfaces.addresses(),
+            interfaces,
+            seeds,
+            seed_dials: HashMap::new(),
+            joins: HashMap::new(),
+            connections: Connections::new(own),
+            found: HashMap::new(),
+            refused: HashMap::new(),
+            reachability: Reachability::new(settings.relay_server, &settings.external_addresses),
+            relaying: false,
+            reservations: HashMap::new(),
+            register: Register::new(own),
+            signer,
+            announcer: Announcer::new(disk.epochs.last(), settings.advert_ttl, now),
+            alone: true,
+            gossip_rates: gossip_rates(),
+            neighbour_rates: neighbour_rates(),
+            sync_rates: sync_rates(),
+            asked: HashMap::new(),
+            syncing: HashMap::new(),
+            fetches: HashMap::new(),
+            farewells: 0,
+            departed: false,
+            clash_warned: None,
+            shown_revision: 0,
+            view_changed: true,
+            next_housekeeping: now,
+            next_sync: now + SYNC_INTERVAL,
+            next_book: now + BOOK_INTERVAL,
+            disk,
+            settings,
+        });
+        driver.check_relaying(now);
+        driver
+    }
+}
+
+/// The wall clock, Unix milliseconds.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
