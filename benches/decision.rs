@@ -20,13 +20,43 @@ const PER_NODE: usize = 50;
 
 /// Words of which the texts of the capabilities are made, so that no two are alike and all are language.
 const WORDS: [&str; 32] = [
-    "harvest", "engine", "contract", "patient", "galaxy", "recipe", "bridge", "violin", "glacier", "invoice", "turbine",
-    "orchard", "museum", "sensor", "harbour", "poetry", "enzyme", "railway", "textile", "volcano", "chess", "insurance",
-    "telescope", "bakery", "forest", "satellite", "pottery", "antenna", "vaccine", "marathon", "sculpture", "reservoir",
+    "harvest",
+    "engine",
+    "contract",
+    "patient",
+    "galaxy",
+    "recipe",
+    "bridge",
+    "violin",
+    "glacier",
+    "invoice",
+    "turbine",
+    "orchard",
+    "museum",
+    "sensor",
+    "harbour",
+    "poetry",
+    "enzyme",
+    "railway",
+    "textile",
+    "volcano",
+    "chess",
+    "insurance",
+    "telescope",
+    "bakery",
+    "forest",
+    "satellite",
+    "pottery",
+    "antenna",
+    "vaccine",
+    "marathon",
+    "sculpture",
+    "reservoir",
 ];
 
 fn words(seed: usize, count: usize) -> String {
-    let word = |place: usize| WORDS[(seed.wrapping_mul(31) + place * (seed % 7 + 3) + (seed >> 5) * place) % WORDS.len()];
+    let word =
+        |place: usize| WORDS[(seed.wrapping_mul(31) + place * (seed % 7 + 3) + (seed >> 5) * place) % WORDS.len()];
     (0..count).map(word).collect::<Vec<_>>().join(" ")
 }
 

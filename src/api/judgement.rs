@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Rejected, Logged, Outcome};
+use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]

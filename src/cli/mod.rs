@@ -63,11 +63,7 @@ pub fn run() -> u8 {
 /// # Errors
 ///
 /// With what to tell the owner and the exit code that scripts see.
-pub fn execute(
-    command: Command,
-    stdin: &mut dyn Read,
-    output: &mut Output<'_>,
-) -> Result<(), CliError> {
+pub fn execute(command: Command, stdin: &mut dyn Read, output: &mut Output<'_>) -> Result<(), CliError> {
     match command {
         Command::Start(args) => start::run(*args, output),
         Command::Completions { shell } => {

@@ -90,8 +90,7 @@ pub struct Behaviour {
 }
 
 /// Gossip without signatures of its own: statements carry theirs, because they travel by sync too.
-pub type Gossip =
-    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>>;
+pub type Gossip = gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>>;
 
 /// What the behaviours report.
 #[derive(Debug)]

@@ -122,7 +122,8 @@ impl Unsaved {
     /// When the file cannot be written.
     pub fn write(self) -> io::Result<()> {
         let mut bytes = MAGIC.to_vec();
-        let body = bincode::serde::encode_to_vec(&self.envelope, bincode::config::standard()).map_err(io::Error::other)?;
+        let body =
+            bincode::serde::encode_to_vec(&self.envelope, bincode::config::standard()).map_err(io::Error::other)?;
         bytes.extend_from_slice(blake3::hash(&body).as_bytes());
         bytes.extend_from_slice(&body);
         disk::write_private(&self.path, &bytes)

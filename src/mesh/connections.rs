@@ -137,7 +137,8 @@ impl Connections {
             superfluous.extend(
                 others
                     .filter(|link| {
-                        now.saturating_duration_since(link.since.max(best.since)) >= DUPLICATE_GRACE && !is_used(node, link.id)
+                        now.saturating_duration_since(link.since.max(best.since)) >= DUPLICATE_GRACE
+                            && !is_used(node, link.id)
                     })
                     .map(|link| link.id),
             );
@@ -198,15 +199,7 @@ mod tests {
     use super::*;
 
     fn link(id: usize, path: PathClass, transport: LinkTransport, dialled: bool, since: Instant) -> Link {
-        Link {
-            id: ConnectionId::new_unchecked(id),
-            path,
-            transport,
-            dialled,
-            address: String::new(),
-            since,
-            rtt: None,
-        }
+        Link { id: ConnectionId::new_unchecked(id), path, transport, dialled, address: String::new(), since, rtt: None }
     }
 
     fn two_ids() -> (PeerId, PeerId) {

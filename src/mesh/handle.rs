@@ -106,10 +106,8 @@ impl Handle {
             return Err(Failure::new(ErrorClass::Unavailable, why));
         }
         let near = |path| path <= PathClass::Lan;
-        let is_near = path.map_or_else(
-            || addresses.iter().all(|address| near(path_class(address, &Default::default()))),
-            near,
-        );
+        let is_near =
+            path.map_or_else(|| addresses.iter().all(|address| near(path_class(address, &Default::default()))), near);
         let limit = if is_near { NEAR } else { FAR }.min(call.deadline);
         let started = tokio::time::Instant::now();
         let stream = self
@@ -164,7 +162,9 @@ impl Handle {
 
 fn unreachable(name: &str, error: &OpenError) -> Failure {
     let (class, why) = match error {
-        OpenError::OwnNode => (ErrorClass::Internal, "a call to this node itself must not go through the mesh".to_owned()),
+        OpenError::OwnNode => {
+            (ErrorClass::Internal, "a call to this node itself must not go through the mesh".to_owned())
+        }
         OpenError::Timeout { .. } => (ErrorClass::Unavailable, format!("node {name} did not answer in time")),
         OpenError::Stopped => (ErrorClass::Unavailable, "this node has left the mesh".to_owned()),
         OpenError::Busy { .. } => {

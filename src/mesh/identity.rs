@@ -67,8 +67,11 @@ impl Identity {
             Ok(bytes) => parse(&bytes).map_err(|why| IdentityError::Damaged { path, why }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::generate();
-                disk::write_private(&path, identity.to_text().as_bytes())
-                    .map_err(|source| IdentityError::Io { what: "create", path, source })?;
+                disk::write_private(&path, identity.to_text().as_bytes()).map_err(|source| IdentityError::Io {
+                    what: "create",
+                    path,
+                    source,
+                })?;
                 Ok(identity)
             }
             Err(source) => Err(IdentityError::Io { what: "read", path, source }),

@@ -17,7 +17,9 @@ const ATTEMPTS: u32 = 16;
 #[non_exhaustive]
 pub enum ListenError {
     /// Somebody has it.
-    #[error("{transport} port {port} on {ip} is in use (is another atmosphere running? choose another with --gossip-port)")]
+    #[error(
+        "{transport} port {port} on {ip} is in use (is another atmosphere running? choose another with --gossip-port)"
+    )]
     PortInUse {
         /// `UDP` or `TCP`.
         transport: &'static str,

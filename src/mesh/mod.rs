@@ -64,7 +64,6 @@ use crate::capability::limits;
 use crate::catalog::Adverts;
 use crate::telemetry::EventBus;
 
-pub use libp2p::multiaddr::Error as MultiaddrError;
 pub use address::{Seed, SeedError};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
@@ -74,6 +73,7 @@ pub use gate::fuzzing;
 pub use handle::Handle;
 pub use id::MeshId;
 pub use identity::{Identity, IdentityError};
+pub use libp2p::multiaddr::Error as MultiaddrError;
 pub use listen::ListenError;
 pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_GOSSIP_PORT, DEFAULT_MESH_NAME, RelayServer, Settings};
 pub use view::{LinkTransport, MeshView, PathClass, PeerView, SeedView};

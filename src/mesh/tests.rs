@@ -109,11 +109,7 @@ impl Node {
 }
 
 /// Waits until something is seen in a watched value.
-async fn until<T, U>(
-    mut watched: watch::Receiver<Arc<T>>,
-    what: &str,
-    mut found: impl FnMut(&T) -> Option<U>,
-) -> U {
+async fn until<T, U>(mut watched: watch::Receiver<Arc<T>>, what: &str, mut found: impl FnMut(&T) -> Option<U>) -> U {
     let wait = async {
         loop {
             if let Some(found) = found(&watched.borrow_and_update()) {

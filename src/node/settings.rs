@@ -40,10 +40,7 @@ fn onnx(_config: &EmbedderConfig) -> Result<Arc<dyn Embedder>, StartError> {
     })
 }
 
-pub(super) fn provider(
-    config: &Config,
-    embedder: Option<Arc<dyn Embedder>>,
-) -> Result<provider::Settings, StartError> {
+pub(super) fn provider(config: &Config, embedder: Option<Arc<dyn Embedder>>) -> Result<provider::Settings, StartError> {
     let backends = config.backends.iter().enumerate();
     Ok(provider::Settings {
         backends: backends.map(|(index, backend)| spec(index, backend)).collect::<Result<_, _>>()?,

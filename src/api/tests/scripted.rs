@@ -18,7 +18,7 @@ use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, O
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{LinkTransport, MeshView, PathClass, PeerView};
-use crate::router::{Attempt, Candidate, Decision, NoRoute, Parts, Logged, Outcome};
+use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts};
 use crate::telemetry::Metrics;
 
 /// The longest that a test waits for anything.

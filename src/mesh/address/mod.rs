@@ -181,8 +181,23 @@ impl Interfaces {
 
 /// Beginnings of the names of interfaces that lead to containers and virtual machines of this machine only.
 const VIRTUAL: [&str; 17] = [
-    "docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "vnic", "cni", "flannel", "cali", "podman", "lxc", "lxd", "kube",
-    "tap", "vEthernet", "bridge",
+    "docker",
+    "br-",
+    "veth",
+    "virbr",
+    "vmnet",
+    "vboxnet",
+    "vnic",
+    "cni",
+    "flannel",
+    "cali",
+    "podman",
+    "lxc",
+    "lxd",
+    "kube",
+    "tap",
+    "vEthernet",
+    "bridge",
 ];
 
 /// Beginnings of the names of interfaces of overlay networks: good, but slower than what they run over.

@@ -55,7 +55,9 @@ impl fmt::Display for Seed {
 
 /// Not a seed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("seed {seed:?} is not an address: {why} (write host:port such as nas.local:11450, [v6]:port, or a multiaddress)")]
+#[error(
+    "seed {seed:?} is not an address: {why} (write host:port such as nas.local:11450, [v6]:port, or a multiaddress)"
+)]
 pub struct SeedError {
     seed: String,
     why: String,
@@ -86,9 +88,7 @@ type Parts = (Vec<Multiaddr>, Option<PeerId>);
 
 fn from_host_port(text: &str) -> Result<Parts, String> {
     let (place, node) = match text.split_once("/p2p/") {
-        Some((place, id)) => {
-            (place, Some(id.parse::<PeerId>().map_err(|_| format!("{id:?} is not a node id"))?))
-        }
+        Some((place, id)) => (place, Some(id.parse::<PeerId>().map_err(|_| format!("{id:?} is not a node id"))?)),
         None => (text, None),
     };
     let (host, port) = split_port(place)?;

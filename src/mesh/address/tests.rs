@@ -52,7 +52,13 @@ fn an_address_tells_path_and_transport() {
 
 #[test]
 fn others_cannot_make_us_dial_names_or_nowhere() {
-    for bad in ["/dns/example.com/tcp/1", "/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/tcp/0", "/ip4/224.0.0.1/udp/1/quic-v1", "/ip6/fe80::1/tcp/1"] {
+    for bad in [
+        "/dns/example.com/tcp/1",
+        "/ip4/0.0.0.0/tcp/1",
+        "/ip4/10.0.0.1/tcp/0",
+        "/ip4/224.0.0.1/udp/1/quic-v1",
+        "/ip6/fe80::1/tcp/1",
+    ] {
         assert!(!is_dialable_for_others(&address(bad)), "{bad}");
     }
     for good in ["/ip4/10.0.0.1/tcp/1", "/ip6/2001:db8::1/udp/1/quic-v1", "/memory/3"] {
@@ -81,7 +87,12 @@ fn own_addresses_are_told_best_first_and_containers_last() {
     let told: Vec<_> = told.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
-        ["/ip4/192.168.1.5/udp/1/quic-v1", "/ip4/192.168.1.5/tcp/1", "/ip4/100.64.0.9/udp/1/quic-v1", "/ip4/172.17.0.1/udp/1/quic-v1"]
+        [
+            "/ip4/192.168.1.5/udp/1/quic-v1",
+            "/ip4/192.168.1.5/tcp/1",
+            "/ip4/100.64.0.9/udp/1/quic-v1",
+            "/ip4/172.17.0.1/udp/1/quic-v1"
+        ]
     );
     let alone = rank_own(["/ip4/127.0.0.1/tcp/1"].map(address), &interfaces);
     assert_eq!(alone.len(), 1, "with nothing else, loopback is told");

@@ -96,8 +96,7 @@ impl Driver {
         if !info.protocols.contains(&kad) {
             return;
         }
-        let alone_on_this_machine =
-            self.connections.best(&peer_id).is_some_and(|link| link.path == PathClass::Local);
+        let alone_on_this_machine = self.connections.best(&peer_id).is_some_and(|link| link.path == PathClass::Local);
         let useful = |address: &Multiaddr| {
             let loopback = ip_of(address).is_some_and(|ip| scope(ip) == Scope::Loopback);
             is_dialable_for_others(address) && (!loopback || alone_on_this_machine)
@@ -185,9 +184,8 @@ impl Driver {
     pub(super) fn reserve(&mut self, now: Instant) {
         let adverts = self.register.adverts();
         let relays = adverts.values().filter(|advert| advert.relay && advert.node != self.own);
-        let relays = relays.filter(|advert| {
-            self.connections.best(&advert.node).is_some_and(|link| link.path != PathClass::Relayed)
-        });
+        let relays = relays
+            .filter(|advert| self.connections.best(&advert.node).is_some_and(|link| link.path != PathClass::Relayed));
         for relay in self.reachability.to_reserve(relays.map(|advert| advert.node), now) {
             let addresses = adverts.get(&relay).map(|advert| of_advert(advert)).unwrap_or_default();
             let Some(address) = addresses.into_iter().find(|address| !is_relayed(address)) else { continue };

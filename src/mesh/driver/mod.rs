@@ -350,9 +350,10 @@ impl Driver {
     fn tell_who_came_and_went(&mut self, before: &Adverts, after: &Adverts) {
         for (node, advert) in after.iter().filter(|(node, _)| **node != self.own && !before.contains_key(*node)) {
             tracing::info!(%node, name = %advert.name, "node joined");
-            self.outlets.events.emit("node.joined", || {
-                serde_json::json!({ "node": node.to_base58(), "name": advert.name, "version": advert.version })
-            });
+            self.outlets.events.emit(
+                "node.joined",
+                || serde_json::json!({ "node": node.to_base58(), "name": advert.name, "version": advert.version }),
+            );
             if self.own > *node {
                 // The smaller id dials, so that the two do not meet half way.
                 self.connections.hold(*node, Instant::now() + dialling::YIELD);

@@ -354,7 +354,9 @@ impl Driver {
             let position = self.announcer.advance();
             match self.signer.leave(position, self.announcer.ttl()) {
                 Ok(signed) => self.say(signed, now),
-                Err(error) => tracing::warn!(%error, "cannot say goodbye; this node stays listed until its advert runs out"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot say goodbye; this node stays listed until its advert runs out")
+                }
             }
         }
         self.publish();

@@ -1,6 +1,6 @@
 use libp2p::identity::Keypair;
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::handshake::{Handshake, Refusal, Role, Standing, Step};
 use super::{Admission, Membership};

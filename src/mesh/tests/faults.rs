@@ -69,8 +69,7 @@ async fn a_stranger_that_knows_no_gate_opens_no_protocol() {
         let config = libp2p::swarm::Config::with_tokio_executor();
         let mut stranger = Swarm::new(transport, behaviour, key.public().to_peer_id(), config);
         let port = a.mesh.port().expect("a port").to_string();
-        let address: Multiaddr =
-            format!("/ip4/127.0.0.1/{}", path.replace("PORT", &port)).parse().expect("an address");
+        let address: Multiaddr = format!("/ip4/127.0.0.1/{}", path.replace("PORT", &port)).parse().expect("an address");
         stranger.dial(address).expect("dialled");
         let turned_away = async {
             loop {
