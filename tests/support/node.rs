@@ -203,7 +203,6 @@ impl TestNode {
         command.args(&self.plan.arguments);
         command
             .env("ATMOSPHERE_MESH_ADVERT_TTL", format!("{}s", ADVERT_TTL.as_secs()))
-            .env("ATMOSPHERE_PROVIDER_DISCOVERY_INTERVAL", "1s")
             .env("NO_COLOR", "1")
             .env("HOME", self.home.path())
             .envs(&self.plan.environment);
