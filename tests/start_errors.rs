@@ -24,8 +24,8 @@ async fn fails_with(plan: NodePlan, words: &[&str]) {
 async fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
     let port = taken.local_addr().expect("it is bound").port().to_string();
-    fails_with(NodePlan::named("n").argument("--port").argument(&port), &[&port, "in use"]).await;
-    fails_with(NodePlan::named("n").argument("--gossip-port").argument(&port), &[&port, "in use"]).await;
+    fails_with(NodePlan::named("n").flag("--port", &port), &[&port, "in use"]).await;
+    fails_with(NodePlan::named("n").flag("--gossip-port", &port), &[&port, "in use"]).await;
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_data_dir_that_cannot_be_is_named() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
     let below = file.path().join("data");
     let below = below.to_str().expect("temporary paths are UTF-8");
-    fails_with(NodePlan::named("n").argument("--data-dir").argument(below), &[below]).await;
+    fails_with(NodePlan::named("n").flag("--data-dir", below), &[below]).await;
 }
 
 #[tokio::test]
@@ -42,13 +42,13 @@ async fn a_second_node_on_the_same_data_dir_is_refused_and_the_first_lives_on() 
     let first = NodePlan::named("first").start().await;
     let dir = first.data_dir();
     let dir = dir.to_str().expect("temporary paths are UTF-8");
-    fails_with(NodePlan::named("second").argument("--data-dir").argument(dir), &[dir]).await;
+    fails_with(NodePlan::named("second").flag("--data-dir", dir), &[dir]).await;
     first.ready().await;
 }
 
 #[tokio::test]
 async fn bad_flags_and_settings_name_the_field() {
-    fails_with(NodePlan::named("n").argument("--port").argument("99999999"), &["--port"]).await;
+    fails_with(NodePlan::named("n").flag("--port", "99999999"), &["--port"]).await;
     fails_with(NodePlan::named("n").argument("--no-such-flag"), &["--no-such-flag"]).await;
     fails_with(NodePlan::named("n").env("ATMOSPHERE_MESH_ADVERT_TTL", "soon"), &["advert_ttl", "soon"]).await;
     fails_with(NodePlan::named("n").config("[mesh]\nadvret_ttl = \"9s\""), &["advret_ttl", "advert_ttl"]).await;
@@ -63,7 +63,7 @@ async fn bad_flags_and_settings_name_the_field() {
 
 #[tokio::test]
 async fn an_open_api_on_a_reachable_address_wants_keys() {
-    fails_with(NodePlan::named("n").argument("--bind").argument("0.0.0.0"), &["key"]).await;
+    fails_with(NodePlan::named("n").flag("--bind", "0.0.0.0"), &["key"]).await;
 }
 
 #[tokio::test]

@@ -126,7 +126,6 @@ class Node:
             "HOME": str(self.directory),
             "NO_COLOR": "1",
             "ATMOSPHERE_MESH_ADVERT_TTL": f"{ADVERT_TTL_SECONDS}s",
-            "ATMOSPHERE_PROVIDER_DISCOVERY_INTERVAL": "1s",
         }
         with open(self.directory / "log", "a") as log:
             self.process = subprocess.Popen(

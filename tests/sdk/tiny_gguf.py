@@ -17,7 +17,7 @@ LAYERS = 2
 HEADS = 4
 KV_HEADS = 2
 FEED_FORWARD = 128
-CONTEXT = 2048
+CONTEXT = 65536
 
 # ChatML, as most small models of today speak it.
 CHAT_TEMPLATE = (

@@ -28,6 +28,7 @@ pub struct NodePlan {
     seeds: Vec<String>,
     config: String,
     arguments: Vec<String>,
+    flags: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     gossip_port: Option<u16>,
 }
@@ -56,6 +57,13 @@ impl NodePlan {
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// With a flag of `start` and its value, instead of what tests usually give.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -170,16 +178,22 @@ impl TestNode {
     pub fn command(&self) -> Command {
         let config = self.home.path().join("config.toml");
         std::fs::write(&config, &self.plan.config).expect("a config file can be written");
+        let path = |path: PathBuf| path.to_str().expect("temporary paths are UTF-8").to_owned();
+        let mut flags = BTreeMap::from([
+            ("--name".to_owned(), self.plan.name.clone()),
+            ("--bind".to_owned(), "127.0.0.1".to_owned()),
+            ("--gossip-bind".to_owned(), "127.0.0.1".to_owned()),
+            ("--port".to_owned(), self.api_port.to_string()),
+            ("--gossip-port".to_owned(), self.gossip_port.to_string()),
+            ("--config".to_owned(), path(config)),
+            ("--data-dir".to_owned(), path(self.data_dir())),
+        ]);
+        flags.extend(self.plan.flags.clone());
         let mut command = Command::new(PROGRAM);
-        command
-            .arg("start")
-            .args(["--name", &self.plan.name, "--no-mdns", "--no-probe", "--bind", "127.0.0.1"])
-            .args(["--gossip-bind", "127.0.0.1"])
-            .args(["--port", &self.api_port.to_string(), "--gossip-port", &self.gossip_port.to_string()])
-            .arg("--config")
-            .arg(config)
-            .arg("--data-dir")
-            .arg(self.data_dir());
+        command.args(["start", "--no-mdns", "--no-probe"]);
+        for (name, value) in flags {
+            command.args([name, value]);
+        }
         for seed in &self.plan.seeds {
             command.args(["--seed-peer", seed]);
         }
@@ -189,7 +203,6 @@ impl TestNode {
         command.args(&self.plan.arguments);
         command
             .env("ATMOSPHERE_MESH_ADVERT_TTL", format!("{}s", ADVERT_TTL.as_secs()))
-            .env("ATMOSPHERE_PROVIDER_DISCOVERY_INTERVAL", "1s")
             .env("NO_COLOR", "1")
             .env("HOME", self.home.path())
             .envs(&self.plan.environment);
