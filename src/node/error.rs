@@ -42,4 +42,7 @@ pub enum StartError {
         /// What the system says.
         cause: std::io::Error,
     },
+    /// A part ended by itself while the node ran.
+    #[error("{0} ended by itself (the log says why); start the node again")]
+    Lost(&'static str),
 }

@@ -46,9 +46,8 @@ pub(super) async fn advertise(parts: Arc<Parts>) {
             parts.mesh.advertise(shared, load).await;
             told = (load, capabilities);
         }
-        match tokio::time::timeout(LOAD_EVERY, own.changed()).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = tokio::time::timeout(LOAD_EVERY, own.changed()).await {
+            return;
         }
     }
 }

@@ -133,9 +133,19 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     let api_url = publish_address(&data_dir, &addresses)?;
     announce(&up(&parts, api_url, &config));
 
-    tokio::select! {
-        () = stop.requested() => tracing::info!("stopping: finishing what runs; once more to stop at once"),
-        _ = &mut api => tracing::error!("the API ended by itself; stopping"),
+    // Only the owner's wish is a good end. Whatever watches over this process (systemd, Docker) should start it anew
+    // when a part of it is lost.
+    let mut mesh_lost = parts.mesh.watch_view();
+    let lost = tokio::select! {
+        () = stop.requested() => {
+            tracing::info!("stopping: finishing what runs; once more to stop at once");
+            None
+        }
+        _ = &mut api => Some("the API"),
+        () = async { while mesh_lost.changed().await.is_ok() {} } => Some("the mesh"),
+    };
+    if let Some(part) = lost {
+        tracing::error!(part, "ended by itself; stopping the node");
     }
     let drained = drain(&parts, &stop_api, api, &inbound_calls, config.api.drain_limit);
     tokio::select! {
@@ -143,7 +153,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         () = stop.requested() => tracing::warn!("stopped at once; streams that ran were cut"),
     }
     parts.mesh.leave().await;
-    Ok(())
+    lost.map_or(Ok(()), |part| Err(StartError::Lost(part)))
 }
 
 /// Says goodbye, takes nothing new, and lets what runs finish for up to `limit`.
@@ -161,7 +171,9 @@ async fn drain(
     inbound.close();
     let finished = async {
         // The API keeps to the same limit by itself; a panic in it is in the log already.
-        let _ = api.await;
+        if !api.is_finished() {
+            let _ = api.await;
+        }
         inbound.wait().await;
     };
     if tokio::time::timeout(limit + Duration::from_secs(2), finished).await.is_err() {
