@@ -258,6 +258,16 @@ impl TestNode {
         self.signal(Signal::INT);
     }
 
+    /// SIGSTOP: it stands still, and its connections stay open.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on where it stood.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Waits until its process has ended by itself.
     ///
     /// # Panics
@@ -278,9 +288,21 @@ impl TestNode {
 
     /// Starts it again after it was killed or has ended: same identity, same ports. Waits until it is ready.
     pub async fn restart(&mut self) {
+        self.run_again();
+        self.ready().await;
+    }
+
+    /// The same, and does not wait.
+    pub fn run_again(&mut self) {
         assert!(self.child.is_none(), "{} still runs", self.name());
         self.run();
-        self.ready().await;
+    }
+
+    /// How its process ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("our own child can be waited for")?;
+        self.child = None;
+        Some(status)
     }
 
     /// The same node, ended, as a plan without seeds: it keeps its directory and ports.
