@@ -88,13 +88,17 @@ impl Block {
             let start = scales.len() as u32;
             let mut sum = vec![0.0; dim];
             let mut take = |bytes: &[i8], source: VectorSource| {
-                // A peer may send any scale; what counts is the direction.
-                let scale = unit_scale(bytes);
+                // A peer may send any scale, and bytes that `dots` cannot take; what counts is the direction.
+                let bytes = bytes.iter().map(|byte| byte.max(&-i8::MAX));
+                let start = values.len();
+                values.extend(bytes);
+                let scale = unit_scale(&values[start..]);
                 if scale > 0.0 {
-                    values.extend_from_slice(bytes);
+                    sum.iter_mut().zip(&values[start..]).for_each(|(sum, &byte)| *sum += f32::from(byte) * scale);
                     scales.push(scale);
                     sources.push(source);
-                    sum.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * scale);
+                } else {
+                    values.truncate(start);
                 }
             };
             let sent = capability.meaning.as_ref().filter(|meaning| {
@@ -156,21 +160,30 @@ impl Block {
         if query.values.len() != self.dim {
             return;
         }
+        let is_kept = |capability: usize| kept.get(capability).copied().unwrap_or(false);
         let mut products = Vec::new();
-        for (capability, span) in self.spans.iter().enumerate() {
-            if !kept.get(capability).copied().unwrap_or(false) || span.start == span.end {
-                continue;
+        let mut next = 0;
+        // Neighbours that are all kept have their products made in one go.
+        while let Some(first) = (next..self.spans.len()).find(|&capability| is_kept(capability)) {
+            next = (first..self.spans.len()).find(|&capability| !is_kept(capability)).unwrap_or(self.spans.len());
+            let spans = &self.spans[first..next];
+            let (start, end) = match spans {
+                [only] => (only.start as usize, only.end as usize),
+                [first, .., last] => (first.start as usize, last.end as usize),
+                [] => continue,
+            };
+            products.resize(end - start, 0);
+            dots(&query.values, &self.values[start * self.dim..end * self.dim], &mut products);
+            for (at, span) in spans.iter().enumerate().filter(|(_, span)| span.start < span.end) {
+                let rows = span.start as usize..span.end as usize;
+                let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
+                for (&product, scale) in products[rows.start - start..rows.end - start].iter().zip(&self.scales[rows]) {
+                    let similarity = product as f32 * scale;
+                    best = best.max(similarity * query.scale);
+                    sum += similarity;
+                }
+                take(first + at, likeness(best, sum * query.scale * span.per_length));
             }
-            let rows = span.start as usize..span.end as usize;
-            products.resize(rows.len(), 0);
-            dots(&query.values, &self.values[rows.start * self.dim..rows.end * self.dim], &mut products);
-            let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
-            for (&product, scale) in products.iter().zip(&self.scales[rows]) {
-                let similarity = product as f32 * scale;
-                best = best.max(similarity * query.scale);
-                sum += similarity;
-            }
-            take(capability, likeness(best, sum * query.scale * span.per_length));
         }
     }
 

@@ -167,7 +167,7 @@ impl Index {
 
     /// The best `count` by bytes in some of the blocks, in no order.
     fn scan(&self, query: &Query, count: usize, kept: &[bool], places: impl Iterator<Item = usize>) -> Vec<EntryId> {
-        let mut scored: Vec<(f32, EntryId)> = Vec::new();
+        let mut scored: Vec<(f32, EntryId)> = Vec::with_capacity(kept.len());
         for placed in places.filter_map(|place| self.placed.get(place)) {
             let first = placed.first as usize;
             let kept = kept.get(first..(first + placed.block.capabilities()).min(kept.len())).unwrap_or_default();
