@@ -282,6 +282,31 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_kept_is_scanned_by_itself() {
+        use VectorSource::{Example, Topics};
+        let embedder = Flat("flat".into());
+        let all = [
+            capability(&[(&[100, 0], Example), (&[100, 100], Example)], "flat"),
+            capability(&[(&[0, 0], Topics)], "flat"),
+            capability(&[(&[-128, -128], Example)], "flat"),
+            capability(&[(&[0, 9], Example), (&[7, 9], Topics), (&[-3, 9], Example)], "flat"),
+        ];
+        let block = Block::new(&all, Some(&embedder));
+        let query = Query::new(vec![0.6, 0.8]).expect("a direction");
+        for kept in 0..1_u8 << all.len() {
+            let kept: Vec<bool> = (0..all.len()).map(|capability| kept >> capability & 1 == 1).collect();
+            let mut scanned = Vec::new();
+            block.scan(&query, &kept, |capability, likeness| scanned.push((capability, likeness)));
+            let expected: Vec<_> = (0..all.len()).filter(|&capability| kept[capability] && capability != 1).collect();
+            assert_eq!(scanned.iter().map(|(capability, _)| *capability).collect::<Vec<_>>(), expected, "{kept:?}");
+            for (capability, likeness) in scanned {
+                let (exact, _) = block.judge(&query, capability).expect("vectors");
+                assert!((likeness - exact).abs() < 0.01, "{capability} of {kept:?}: {likeness} {exact}");
+            }
+        }
+    }
+
+    #[test]
     fn bytes_and_floats_agree() {
         let embedder = StaticEmbedder::builtin();
         let mut capability = Capability::new("p", Kind::LLM_CHAT, "m");
