@@ -1,7 +1,7 @@
 //! What the semantic index costs: embedding a prompt, and searching 1,000 and 10,000 capabilities of 8 vectors each.
 //!
-//! `cargo bench --bench index` prints percentiles of single searches first, then criterion's figures. Above 50,000
-//! vectors a graph is built in the background, which takes minutes; the bench waits for it.
+//! `cargo bench --bench index` prints percentiles of single searches first, then criterion's figures. Where there are
+//! so many vectors that a graph is built in the background, which takes minutes, the bench waits for it.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -88,13 +88,17 @@ impl Block {
             let start = scales.len() as u32;
             let mut sum = vec![0.0; dim];
             let mut take = |bytes: &[i8], source: VectorSource| {
-                // A peer may send any scale; what counts is the direction.
-                let scale = unit_scale(bytes);
+                // A peer may send any scale, and bytes that `dots` cannot take; what counts is the direction.
+                let bytes = bytes.iter().map(|byte| byte.max(&-i8::MAX));
+                let start = values.len();
+                values.extend(bytes);
+                let scale = unit_scale(&values[start..]);
                 if scale > 0.0 {
-                    values.extend_from_slice(bytes);
+                    sum.iter_mut().zip(&values[start..]).for_each(|(sum, &byte)| *sum += f32::from(byte) * scale);
                     scales.push(scale);
                     sources.push(source);
-                    sum.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * scale);
+                } else {
+                    values.truncate(start);
                 }
             };
             let sent = capability.meaning.as_ref().filter(|meaning| {
@@ -156,21 +160,30 @@ impl Block {
         if query.values.len() != self.dim {
             return;
         }
+        let is_kept = |capability: usize| kept.get(capability).copied().unwrap_or(false);
         let mut products = Vec::new();
-        for (capability, span) in self.spans.iter().enumerate() {
-            if !kept.get(capability).copied().unwrap_or(false) || span.start == span.end {
-                continue;
+        let mut next = 0;
+        // Neighbours that are all kept have their products made in one go.
+        while let Some(first) = (next..self.spans.len()).find(|&capability| is_kept(capability)) {
+            next = (first..self.spans.len()).find(|&capability| !is_kept(capability)).unwrap_or(self.spans.len());
+            let spans = &self.spans[first..next];
+            let (start, end) = match spans {
+                [only] => (only.start as usize, only.end as usize),
+                [first, .., last] => (first.start as usize, last.end as usize),
+                [] => continue,
+            };
+            products.resize(end - start, 0);
+            dots(&query.values, &self.values[start * self.dim..end * self.dim], &mut products);
+            for (at, span) in spans.iter().enumerate().filter(|(_, span)| span.start < span.end) {
+                let rows = span.start as usize..span.end as usize;
+                let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
+                for (&product, scale) in products[rows.start - start..rows.end - start].iter().zip(&self.scales[rows]) {
+                    let similarity = product as f32 * scale;
+                    best = best.max(similarity * query.scale);
+                    sum += similarity;
+                }
+                take(first + at, likeness(best, sum * query.scale * span.per_length));
             }
-            let rows = span.start as usize..span.end as usize;
-            products.resize(rows.len(), 0);
-            dots(&query.values, &self.values[rows.start * self.dim..rows.end * self.dim], &mut products);
-            let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
-            for (&product, scale) in products.iter().zip(&self.scales[rows]) {
-                let similarity = product as f32 * scale;
-                best = best.max(similarity * query.scale);
-                sum += similarity;
-            }
-            take(capability, likeness(best, sum * query.scale * span.per_length));
         }
     }
 
@@ -266,6 +279,31 @@ mod tests {
         assert_eq!(block.judge(&query, 0), None);
         assert!(Query::new(vec![0.0; 2]).is_none());
         assert_eq!(Block::new(&[capability(&[], "x")], None).judge(&query, 0), None);
+    }
+
+    #[test]
+    fn whatever_is_kept_is_scanned_by_itself() {
+        use VectorSource::{Example, Topics};
+        let embedder = Flat("flat".into());
+        let all = [
+            capability(&[(&[100, 0], Example), (&[100, 100], Example)], "flat"),
+            capability(&[(&[0, 0], Topics)], "flat"),
+            capability(&[(&[-128, -128], Example)], "flat"),
+            capability(&[(&[0, 9], Example), (&[7, 9], Topics), (&[-3, 9], Example)], "flat"),
+        ];
+        let block = Block::new(&all, Some(&embedder));
+        let query = Query::new(vec![0.6, 0.8]).expect("a direction");
+        for kept in 0..1_u8 << all.len() {
+            let kept: Vec<bool> = (0..all.len()).map(|capability| kept >> capability & 1 == 1).collect();
+            let mut scanned = Vec::new();
+            block.scan(&query, &kept, |capability, likeness| scanned.push((capability, likeness)));
+            let expected: Vec<_> = (0..all.len()).filter(|&capability| kept[capability] && capability != 1).collect();
+            assert_eq!(scanned.iter().map(|(capability, _)| *capability).collect::<Vec<_>>(), expected, "{kept:?}");
+            for (capability, likeness) in scanned {
+                let (exact, _) = block.judge(&query, capability).expect("vectors");
+                assert!((likeness - exact).abs() < 0.01, "{capability} of {kept:?}: {likeness} {exact}");
+            }
+        }
     }
 
     #[test]

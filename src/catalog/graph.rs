@@ -1,6 +1,6 @@
 //! A navigable graph over many vectors: HNSW (Malkov and Yashunin, arXiv 1603.09320), by `hnsw_rs`.
 //!
-//! Faster than looking at every vector above some 50,000 of them, at the price of memory, of minutes to build and of
+//! Faster than looking at every vector above some 100,000 of them, at the price of memory, of minutes to build and of
 //! a few percent of misses. It never changes: what came later and what went away is the [index](super::index)'s
 //! business. It finds *candidates*; how alike they are is computed from the blocks.
 //!

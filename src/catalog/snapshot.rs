@@ -37,6 +37,14 @@ impl fmt::Debug for Snapshot {
     }
 }
 
+/// A text whose meaning is searched for, embedded once.
+#[derive(Debug)]
+pub struct Question<'a> {
+    text: &'a str,
+    /// `None`: there is no embedder, or it knows none of the words, and words decide.
+    vector: Option<Query>,
+}
+
 /// Who is called what.
 #[derive(Debug, Default)]
 struct Names {
@@ -168,6 +176,13 @@ impl Snapshot {
         nearest(name, self.names.models.iter().chain(projects).map(|name| &**name), count)
     }
 
+    /// Reads a question, for any number of searches in snapshots of catalogs with this one's embedder.
+    #[must_use]
+    pub fn question<'a>(&self, text: &'a str) -> Question<'a> {
+        let vector = self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(text)));
+        Question { text, vector }
+    }
+
     /// The `count` capabilities whose texts mean most nearly what the query means, among those that `keep`
     /// keeps; best first, each once. Equal ones come in the order of [`entries`](Self::entries).
     ///
@@ -178,9 +193,15 @@ impl Snapshot {
             return Vec::new();
         }
         let kept: Vec<bool> = self.entries.iter().map(keep).collect();
-        match self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(query))) {
-            Some(vector) => self.index.search(&vector, count, &kept),
-            None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), query, count, &kept),
+        self.search_kept(&self.question(query), count, &kept)
+    }
+
+    /// Like [`search`](Self::search), for a question that was read already, among the entries whose place in `kept` says so.
+    #[must_use]
+    pub fn search_kept(&self, question: &Question<'_>, count: usize, kept: &[bool]) -> Vec<Hit> {
+        match &question.vector {
+            Some(vector) => self.index.search(vector, count, kept),
+            None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), question.text, count, kept),
         }
     }
 

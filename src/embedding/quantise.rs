@@ -4,7 +4,8 @@
 //! dimensions this moves a cosine by some 0.002. The products are plain loops that the compiler turns into vector
 //! instructions; run them inside [`pulp::Arch::dispatch`], which picks the widest that the processor has. They
 //! wrap instead of checking for overflow, since a check at each step would keep the loops scalar: with bytes and
-//! at most 4,096 components no sum can come near the limit of an `i32`.
+//! at most 4,096 components no sum can come near the limit of an `i32`. Only [`dots`], of which a search in a large
+//! mesh makes ten thousands, is written for the processor. All bytes lie within ±127.
 
 use crate::capability::{QuantizedVector, VectorSource, limits};
 
@@ -46,12 +47,74 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
 
 /// The [`dot`] of a vector with each of the rows that follow each other in `rows`.
 pub fn dots(vector: &[i8], rows: &[i8], out: &mut [i32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return dots_avx2(simd, vector, rows, out);
+    }
     // A closure with nothing but these loops: a larger one is not compiled for the wide instructions, which
     // makes it three times slower.
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {
             for (row, out) in rows.chunks_exact(vector.len().max(1)).zip(out) {
+                *out = dot(vector, row);
+            }
+        },
+    );
+}
+
+/// Twice as fast as what the compiler makes of the loop, which widens every byte before it multiplies. This multiplies
+/// bytes: unsigned by signed is what the processor has, so the sign of one is given to the other first. Two products
+/// are added in 16 bits, which is why no byte may be -128: 2 * 127 * 127 just fits.
+#[cfg(target_arch = "x86_64")]
+fn dots_avx2(simd: pulp::x86::V3, vector: &[i8], rows: &[i8], out: &mut [i32]) {
+    use std::arch::x86_64::__m256i;
+
+    use pulp::bytemuck::cast;
+
+    /// Bytes in a register.
+    const WIDTH: usize = 32;
+    /// Rows at a time: their sums do not wait for each other, and the vector is loaded once for all.
+    const ROWS: usize = 4;
+
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let (avx, avx2) = (simd.avx, simd.avx2);
+            let ones = avx._mm256_set1_epi16(1);
+            let add = |sum: &mut __m256i, size: __m256i, vector: __m256i, row: &[i8; WIDTH]| {
+                let pairs = avx2._mm256_maddubs_epi16(size, avx2._mm256_sign_epi8(cast(*row), vector));
+                *sum = avx2._mm256_add_epi32(*sum, avx2._mm256_madd_epi16(pairs, ones));
+            };
+            let (steps, rest) = vector.as_chunks::<WIDTH>();
+            let dim = vector.len().max(1);
+            let last = steps.len() * WIDTH;
+            let count = out.len().min(rows.len() / dim);
+            let (groups, left) = rows[..count * dim].split_at(count / ROWS * ROWS * dim);
+            let (fours, out_left) = out[..count].as_chunks_mut::<ROWS>();
+            for (group, out) in groups.chunks_exact(dim * ROWS).zip(fours) {
+                let (a, b) = group.split_at(dim * 2);
+                let ((a, b), (c, d)) = (a.split_at(dim), b.split_at(dim));
+                let mut sums = [avx._mm256_setzero_si256(); ROWS];
+                let chunks = a.as_chunks().0.iter().zip(b.as_chunks().0).zip(c.as_chunks().0).zip(d.as_chunks().0);
+                for (step, (((a, b), c), d)) in steps.iter().zip(chunks) {
+                    let vector: __m256i = cast(*step);
+                    let size = avx2._mm256_abs_epi8(vector);
+                    add(&mut sums[0], size, vector, a);
+                    add(&mut sums[1], size, vector, b);
+                    add(&mut sums[2], size, vector, c);
+                    add(&mut sums[3], size, vector, d);
+                }
+                let (ab, cd) = (avx2._mm256_hadd_epi32(sums[0], sums[1]), avx2._mm256_hadd_epi32(sums[2], sums[3]));
+                let halves: [[i32; ROWS]; 2] = cast(avx2._mm256_hadd_epi32(ab, cd));
+                for (at, row) in [a, b, c, d].into_iter().enumerate() {
+                    out[at] = halves[0][at].wrapping_add(halves[1][at]);
+                    if !rest.is_empty() {
+                        out[at] = out[at].wrapping_add(dot(rest, &row[last..]));
+                    }
+                }
+            }
+            for (row, out) in left.chunks_exact(dim).zip(out_left) {
                 *out = dot(vector, row);
             }
         },
@@ -102,6 +165,30 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn rows_have_the_products_that_each_has_alone(
+            (vector, rows) in (1_usize..100, 0_usize..11).prop_flat_map(|(dim, count)| (
+                prop::collection::vec(-127_i8..=127, dim), prop::collection::vec(-127_i8..=127, dim * count)
+            ))
+        ) {
+            let mut out = vec![0; rows.len() / vector.len()];
+            dots(&vector, &rows, &mut out);
+            let expected: Vec<i32> = rows.chunks_exact(vector.len()).map(|row| dot(&vector, row)).collect();
+            prop_assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_bytes_do_not_overflow() {
+        for (a, b) in [(127, 127), (127, -127), (-127, 127), (-127, -127)] {
+            let (vector, rows) = ([a; 256], [b; 256 * 5]);
+            let mut out = [0; 5];
+            dots(&vector, &rows, &mut out);
+            assert_eq!(out, [256 * i32::from(a) * i32::from(b); 5]);
+        }
+    }
+
     #[test]
     fn rows_are_taken_one_after_the_other() {
         let mut out = [7; 3];
@@ -109,6 +196,9 @@ mod tests {
         assert_eq!(out, [3, -2, 7]);
         dots(&[], &[1], &mut out[..1]);
         assert_eq!(out[0], 0);
+        let mut out = [7; 9];
+        dots(&[1, 1], &[2; 12], &mut out);
+        assert_eq!(out, [4, 4, 4, 4, 4, 4, 7, 7, 7]);
     }
 
     #[test]

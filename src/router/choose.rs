@@ -1,7 +1,8 @@
 //! The decision itself: a function of the catalog, what was measured, an intent and the time.
 //!
 //! Candidates by name are looked at one by one. For `auto` and for aliases every entry of the catalog is a
-//! candidate, so the scan works on [`Facts`] and only the best few become [`Candidate`]s.
+//! candidate, so a sweep over the [`Facts`] sorts them into tiers, only the best tiers are scored, and only the best
+//! few become [`Candidate`]s.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
 use super::signals::{NodeSignals, Path, SignalsRead};
 use super::target::{Among, Resolved, resolve};
-use crate::capability::{Intent, Kind, Operation, Target};
+use crate::capability::{Capability, Intent, Kind, Operation, PeerId, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
 
 /// What a decision is made from.
@@ -66,7 +67,9 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
             decodes(intent.operation),
         ),
         weights: Weights::of(prefer),
+        facts: None,
         scored: Vec::new(),
+        candidates_total: 0,
         rejected: Vec::new(),
         rejected_total: 0,
         cooling: None,
@@ -100,20 +103,57 @@ struct Scored {
     tier: i32,
 }
 
+/// An entry that can do it, by place, before it is scored.
+#[derive(Debug, Clone, Copy)]
+struct Ranked {
+    place: u32,
+    tier: i32,
+    similarity: Option<f32>,
+}
+
+/// What a sweep finds of one entry.
+enum Found {
+    /// It can do it, as one of this tier.
+    In(i32, Option<f32>),
+    /// It cannot.
+    Out(Why),
+}
+
+/// Why an entry is not among the candidates of a sweep; the sentence is only made for those that are listed.
+#[derive(Clone, Copy)]
+enum Why {
+    Lacks,
+    Kind,
+    OneField,
+    OtherField,
+}
+
+/// What is known of a node, looked up once for all that it offers.
+struct NodeStanding<'a> {
+    signals: Option<&'a NodeSignals>,
+    path: Path,
+    /// The load class of its advert.
+    load: u8,
+}
+
 struct Choice<'a> {
     world: &'a World<'a>,
     needs: Needs<'a>,
-    nodes: Option<&'a [crate::capability::PeerId]>,
+    nodes: Option<&'a [PeerId]>,
     demand: Demand,
     weights: Weights,
+    /// When there was a sweep.
+    facts: Option<Arc<Facts>>,
     scored: Vec<Scored>,
+    /// Those that can do it, scored or not.
+    candidates_total: usize,
     rejected: Vec<Rejected>,
     rejected_total: usize,
     /// The shortest rest of those that could otherwise.
     cooling: Option<Duration>,
 }
 
-impl Choice<'_> {
+impl<'a> Choice<'a> {
     fn by_name(&mut self, ids: &[EntryId]) {
         for id in ids {
             self.consider(*id, 0);
@@ -133,49 +173,128 @@ impl Choice<'_> {
     }
 
     fn by_alias(&mut self, name: &str, alias: &Alias) {
-        let snapshot = self.world.snapshot;
-        for (place, entry) in snapshot.entries().iter().enumerate() {
-            let capability = &entry.capability;
-            let tier = match super::facts::speciality(capability) {
-                _ if alias.kinds.contains(&capability.kind)
-                    && capability.project.is_none()
-                    && capability.domain.is_none() =>
-                {
-                    1
-                }
-                Speciality::Domain => {
-                    self.reject(entry, || {
-                        format!("it is made for one field; {name} is for general models, so name it to use it")
-                    });
-                    continue;
-                }
+        let facts = (self.world.facts)();
+        let wanted = facts.are_kinds(|kind| alias.kinds.contains(kind));
+        let eligible = self.eligible(&facts);
+        let find = |place: usize, fact: &Fact| {
+            let tier = match fact.speciality {
+                _ if is_one(&wanted, fact.kind) && !fact.own_field => 1,
+                Speciality::Domain => return Found::Out(Why::OneField),
                 Speciality::General => 0,
                 _ if alias.kinds.is_empty() => 0,
-                _ => {
-                    self.reject(entry, || {
-                        format!("its kind is {}, and {name} wants {}", capability.kind, kinds(&alias.kinds))
-                    });
-                    continue;
-                }
+                _ => return Found::Out(Why::Kind),
             };
-            self.consider(id_at(place), tier);
+            if eligible[place] { Found::In(tier, None) } else { Found::Out(Why::Lacks) }
+        };
+        self.sweep(&facts, find, |why, capability| match why {
+            Why::OneField => format!("it is made for one field; {name} is for general models, so name it to use it"),
+            _ => format!("its kind is {}, and {name} wants {}", capability.kind, kinds(&alias.kinds)),
+        });
+    }
+
+    /// Which entries can do it, by place, on the nodes that the caller wants.
+    fn eligible(&self, facts: &Facts) -> Vec<bool> {
+        let node_fits: Vec<bool> = facts.nodes.iter().map(|(node, _)| self.wants(node)).collect();
+        let kinds = self.needs.kind().map(|wanted| facts.are_kinds(|kind| kind == wanted));
+        let kind_fits = |fact: &Fact| kinds.as_ref().is_none_or(|kinds| is_one(kinds, fact.kind));
+        let fits = |fact: &Fact| self.needs.meets(fact) && kind_fits(fact) && is_one(&node_fits, fact.node);
+        facts.entries.iter().map(fits).collect()
+    }
+
+    /// Looks at every entry, and scores those of the best tiers: as many tiers as it takes to fill the list of
+    /// candidates. A better tier is a better score whatever else there is, so the rest could not get into it.
+    fn sweep(
+        &mut self,
+        facts: &Arc<Facts>,
+        find: impl Fn(usize, &Fact) -> Found,
+        reason: impl Fn(Why, &Capability) -> String,
+    ) {
+        let world = self.world;
+        let nodes = facts.nodes.iter().map(|(node, load)| {
+            let standing = self.wants(node).then(|| self.node_standing(node, *load))?;
+            let any_cooling = standing.signals.is_some_and(|signals| signals.any_cooling(world.now));
+            Some((standing, any_cooling))
+        });
+        let nodes: Vec<_> = nodes.collect();
+        let node_of = |fact: &Fact| nodes.get(fact.node as usize).and_then(Option::as_ref);
+        let mut ranked: Vec<Ranked> = Vec::with_capacity(facts.entries.len());
+        // Tiers are few, so a short list beats a map.
+        let mut sizes: Vec<(i32, usize)> = Vec::new();
+        for (place, (fact, entry)) in facts.entries.iter().zip(world.snapshot.entries()).enumerate() {
+            let Some((node, any_cooling)) = node_of(fact) else { continue };
+            match find(place, fact) {
+                Found::In(..) if *any_cooling && self.reject_cooling(entry, node.signals) => {}
+                Found::In(tier, similarity) => {
+                    match sizes.iter_mut().find(|(known, _)| *known == tier) {
+                        Some((_, size)) => *size += 1,
+                        None => sizes.push((tier, 1)),
+                    }
+                    ranked.push(Ranked { place: id_at(place).0, tier, similarity });
+                }
+                Found::Out(_) if self.rejected.len() >= MAX_REJECTED => self.rejected_total += 1,
+                Found::Out(why) => {
+                    let capability = &entry.capability;
+                    let reason = match why {
+                        Why::Lacks => self.needs.why_not(capability).unwrap_or_else(|| "it cannot do this".to_owned()),
+                        _ => reason(why, capability),
+                    };
+                    self.reject(entry, || reason);
+                }
+            }
         }
+        sizes.sort_unstable_by_key(|(tier, _)| std::cmp::Reverse(*tier));
+        let mut above = 0;
+        let last = sizes.iter().find(|(_, size)| {
+            above += size;
+            above >= MAX_CANDIDATES
+        });
+        let lowest = last.or(sizes.last()).map_or(0, |(tier, _)| *tier);
+        for one in ranked.iter().filter(|one| one.tier >= lowest) {
+            let id = EntryId(one.place);
+            let (Some(fact), Some(entry)) = (facts.entries.get(one.place as usize), world.snapshot.entry(id)) else {
+                continue;
+            };
+            if let Some((node, _)) = node_of(fact) {
+                self.weigh(id, entry, fact, node, one.tier, one.similarity);
+            }
+        }
+        self.candidates_total += ranked.len();
+        self.facts = Some(Arc::clone(facts));
+    }
+
+    fn wants(&self, node: &PeerId) -> bool {
+        self.nodes.is_none_or(|nodes| nodes.contains(node))
+    }
+
+    fn node_standing(&self, node: &PeerId, load: u8) -> NodeStanding<'a> {
+        let signals = &self.world.signals;
+        NodeStanding { signals: signals.node(node), path: signals.path(node), load }
+    }
+
+    /// Whether it rests; then it is rejected.
+    fn reject_cooling(&mut self, entry: &Entry, signals: Option<&NodeSignals>) -> bool {
+        let cooling = signals.and_then(|signals| signals.cooling(&entry.capability.id, self.world.now));
+        let Some((left, failures)) = cooling else { return false };
+        self.cooling = Some(self.cooling.map_or(left, |old| old.min(left)));
+        self.reject(entry, || reason::cooling(left, failures));
+        true
     }
 
     /// Looks at one entry by itself.
     fn consider(&mut self, id: EntryId, tier: i32) {
         let Some(entry) = self.world.snapshot.entry(id) else { return };
-        if self.nodes.is_some_and(|nodes| !nodes.contains(&entry.node)) {
+        if !self.wants(&entry.node) {
             return;
         }
         if let Some(reason) = self.needs.why_not(&entry.capability) {
             return self.reject(entry, || reason);
         }
-        let fact = Fact::of(&entry.capability);
         let load = self.world.snapshot.advert(&entry.node).map_or(0, |advert| advert.load);
-        let signals = self.world.signals.node(&entry.node);
-        let path = self.world.signals.path(&entry.node);
-        self.weigh(id, entry, &fact, load, signals, path, tier, None);
+        let node = self.node_standing(&entry.node, load);
+        if !self.reject_cooling(entry, node.signals) {
+            self.weigh(id, entry, &Fact::of(&entry.capability), &node, tier, None);
+            self.candidates_total += 1;
+        }
     }
 
     /// Every entry of the catalog, by what the question means.
@@ -184,50 +303,24 @@ impl Choice<'_> {
         let facts = (self.world.facts)();
         let talks = matches!(intent.operation, Operation::Chat | Operation::Complete);
         let domain = intent.requirements.domain.as_deref();
-        let node_allowed: Vec<bool> =
-            facts.nodes.iter().map(|(node, _)| self.nodes.is_none_or(|nodes| nodes.contains(node))).collect();
-        // What each entry can do is asked twice, by the search and by the scan: keep the answer.
-        let eligible: Vec<bool> = facts
-            .entries
-            .iter()
-            .enumerate()
-            .map(|(place, fact)| {
-                node_allowed.get(fact.node as usize).copied().unwrap_or(false)
-                    && self.needs.meets(fact)
-                    && self.needs.kind().is_none_or(|kind| {
-                        snapshot.entry(id_at(place)).is_some_and(|entry| entry.capability.kind == *kind)
-                    })
-            })
-            .collect();
+        let eligible = self.eligible(&facts);
         let verdict = talks.then(|| self.judge(intent, domain, &snapshot, &facts, &eligible)).flatten();
         let stable = (intent.operation == Operation::Embed).then(|| best_model(&snapshot, &facts, &eligible)).flatten();
+        let meant = verdict.as_ref().and_then(|verdict| verdict.meant.as_ref());
 
-        let mut last: Option<(u32, Option<&NodeSignals>, Path)> = None;
-        let signals = self.world.signals;
-        for (place, fact) in facts.entries.iter().enumerate() {
-            let Some(entry) = snapshot.entries().get(place) else { break };
+        let find = |place: usize, fact: &Fact| {
             if !eligible[place] {
-                if !node_allowed.get(fact.node as usize).copied().unwrap_or(false) {
-                    continue;
-                }
-                if self.rejected.len() < MAX_REJECTED {
-                    let reason = self.needs.why_not(&entry.capability);
-                    self.reject(entry, || reason.unwrap_or_else(|| "it cannot do this".to_owned()));
-                } else {
-                    self.rejected_total += 1;
-                }
-                continue;
+                return Found::Out(Why::Lacks);
             }
-            let id = id_at(place);
-            let (tier, similarity) = match verdict.as_ref().map(|verdict| &verdict.meant) {
+            let (tier, similarity) = match meant {
                 _ if !talks => (i32::from(stable == Some(fact.model)), None),
-                Some(Some(Meant::Entries(hits))) if fact.speciality == Speciality::Domain => {
-                    match hits.binary_search_by_key(&id, |(hit, _)| *hit) {
+                Some(Meant::Entries(hits)) if fact.speciality == Speciality::Domain => {
+                    match hits.binary_search_by_key(&id_at(place), |(hit, _)| *hit) {
                         Ok(found) => (TIER_MEANT, Some(hits[found].1)),
                         Err(_) => (TIER_OTHER_DOMAIN, None),
                     }
                 }
-                Some(Some(Meant::Speciality(kind, similarity))) if fact.speciality == *kind => {
+                Some(Meant::Speciality(kind, similarity)) if fact.speciality == *kind => {
                     (TIER_MEANT, Some(*similarity))
                 }
                 _ => match fact.speciality {
@@ -237,23 +330,14 @@ impl Choice<'_> {
                 },
             };
             if domain.is_some() && tier == TIER_OTHER_DOMAIN && talks {
-                let its =
-                    entry.capability.domain.as_deref().or(entry.capability.project.as_deref()).unwrap_or_default();
-                let wanted = domain.unwrap_or_default();
-                self.reject(entry, || format!("its field is {its}, not {wanted}"));
-                continue;
+                return Found::Out(Why::OtherField);
             }
-            let (node_signals, path) = match last {
-                Some((node, node_signals, path)) if node == fact.node => (node_signals, path),
-                _ => {
-                    let found = (signals.node(&entry.node), signals.path(&entry.node));
-                    last = Some((fact.node, found.0, found.1));
-                    found
-                }
-            };
-            let load = facts.nodes.get(fact.node as usize).map_or(0, |(_, load)| *load);
-            self.weigh(id, entry, fact, load, node_signals, path, tier, similarity);
-        }
+            Found::In(tier, similarity)
+        };
+        self.sweep(&facts, find, |_, capability| {
+            let its = capability.domain.as_deref().or(capability.project.as_deref()).unwrap_or_default();
+            format!("its field is {its}, not {}", domain.unwrap_or_default())
+        });
         verdict
     }
 
@@ -284,39 +368,28 @@ impl Choice<'_> {
             (Some(text), None) | (None, Some(text)) => text.to_owned(),
             (None, None) => return None,
         };
-        let has = |speciality| {
-            facts.entries.iter().zip(eligible).any(|(fact, eligible)| *eligible && fact.speciality == speciality)
-        };
-        Some(meaning::judge(
-            &query,
-            snapshot,
-            facts,
-            self.world.prototypes,
-            |place| eligible.get(place).copied().unwrap_or(false),
-            has,
-        ))
+        let (mut own_field, mut present) = (Vec::with_capacity(eligible.len()), Vec::new());
+        for (fact, eligible) in facts.entries.iter().zip(eligible) {
+            own_field.push(*eligible && fact.speciality == Speciality::Domain);
+            if *eligible && !present.contains(&fact.speciality) {
+                present.push(fact.speciality);
+            }
+        }
+        let has = |speciality| present.contains(&speciality);
+        Some(meaning::judge(&query, snapshot, self.world.prototypes, &own_field, has))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the inner loop: a struct would only be taken apart again")]
     fn weigh(
         &mut self,
         id: EntryId,
         entry: &Entry,
         fact: &Fact,
-        load_class: u8,
-        signals: Option<&NodeSignals>,
-        path: Path,
+        node: &NodeStanding<'_>,
         tier: i32,
         similarity: Option<f32>,
     ) {
-        let now = self.world.now;
-        if let Some((left, failures)) = signals.and_then(|signals| signals.cooling(&entry.capability.id, now)) {
-            self.cooling = Some(self.cooling.map_or(left, |old| old.min(left)));
-            return self.reject(entry, || reason::cooling(left, failures));
-        }
-        let standing = standing(entry, fact, load_class, signals, path, now);
-        let parts = score::predict(&standing, &self.demand);
-        let score = score::score(&self.weights, tier, &parts, path.0, self.dollars(fact));
+        let parts = score::predict(&standing(entry, fact, node, self.world.now), &self.demand);
+        let score = score::score(&self.weights, tier, &parts, node.path.0, self.dollars(fact));
         self.scored.push(Scored { score, quality: fact.quality, similarity, entry: id, tier });
     }
 
@@ -325,9 +398,6 @@ impl Choice<'_> {
     }
 
     fn reject(&mut self, entry: &Entry, reason: impl FnOnce() -> String) {
-        if self.nodes.is_some_and(|nodes| !nodes.contains(&entry.node)) {
-            return;
-        }
         self.rejected_total += 1;
         if self.rejected.len() < MAX_REJECTED {
             self.rejected.push(Rejected {
@@ -351,8 +421,8 @@ impl Choice<'_> {
         let order = |a: &Scored, b: &Scored| {
             score::best_first((a.score, a.quality), (b.score, b.quality)).then(a.entry.cmp(&b.entry))
         };
-        let candidates_total = self.scored.len();
-        if candidates_total > MAX_CANDIDATES {
+        let candidates_total = self.candidates_total;
+        if self.scored.len() > MAX_CANDIDATES {
             self.scored.select_nth_unstable_by(MAX_CANDIDATES, order);
             self.scored.truncate(MAX_CANDIDATES);
         }
@@ -402,10 +472,11 @@ impl Choice<'_> {
     fn candidate(&self, scored: &Scored) -> Option<Candidate> {
         let world = self.world;
         let entry = world.snapshot.entry(scored.entry)?;
-        let fact = Fact::of(&entry.capability);
+        let known = self.facts.as_ref().and_then(|facts| facts.entries.get(scored.entry.0 as usize)).copied();
+        let fact = known.unwrap_or_else(|| Fact::of(&entry.capability));
         let load = world.snapshot.advert(&entry.node).map_or(0, |advert| advert.load);
-        let (signals, path) = (world.signals.node(&entry.node), world.signals.path(&entry.node));
-        let mut parts = score::predict(&standing(entry, &fact, load, signals, path, world.now), &self.demand);
+        let node = self.node_standing(&entry.node, load);
+        let mut parts = score::predict(&standing(entry, &fact, &node, world.now), &self.demand);
         parts.similarity = scored.similarity;
         Some(Candidate {
             node: entry.node,
@@ -424,16 +495,9 @@ impl Resolved<'_> {
     }
 }
 
-fn standing(
-    entry: &Entry,
-    fact: &Fact,
-    load_class: u8,
-    signals: Option<&NodeSignals>,
-    (path, rtt): Path,
-    now: Instant,
-) -> Standing {
-    let prior = fact.prior;
-    let reading = signals.and_then(|signals| signals.capability(&entry.capability.id)).map(|capability| {
+fn standing(entry: &Entry, fact: &Fact, node: &NodeStanding<'_>, now: Instant) -> Standing {
+    let (prior, (path, rtt)) = (fact.prior, node.path);
+    let reading = node.signals.and_then(|signals| signals.capability(&entry.capability.id)).map(|capability| {
         let prior = [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
         capability.reading(prior, now)
     });
@@ -442,7 +506,7 @@ fn standing(
         rtt,
         residency: fact.residency,
         concurrency: fact.concurrency,
-        load_class,
+        load_class: node.load,
         prior,
         quality: f64::from(fact.quality),
         reading,
@@ -472,6 +536,10 @@ fn is_of_domain(entry: &Entry, domain: &str) -> bool {
 
 fn kinds(kinds: &[Kind]) -> String {
     kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(" or ")
+}
+
+fn is_one(kinds: &[bool], kind: u32) -> bool {
+    kinds.get(kind as usize).copied().unwrap_or(false)
 }
 
 fn id_at(place: usize) -> EntryId {

@@ -31,6 +31,10 @@ pub(super) struct Fact {
     pub(super) node: u32,
     /// Equal for entries whose names mean the same model.
     pub(super) model: u32,
+    /// Place of its kind in [`Facts::kinds`].
+    pub(super) kind: u32,
+    /// Whether it has a domain or is a project, of whatever kind.
+    pub(super) own_field: bool,
 }
 
 /// What it is made for.
@@ -78,7 +82,7 @@ const HOSTED_QUALITY: f32 = 0.85;
 const UNKNOWN_QUALITY: f32 = 0.45;
 
 impl Fact {
-    /// What is to be known of this capability; `node` and `model` are left 0.
+    /// What is to be known of this capability; `node`, `model` and `kind` are left 0.
     pub(super) fn of(capability: &Capability) -> Self {
         let hosted = capability.cost.input > 0.0 || capability.cost.output > 0.0;
         let parameters = capability
@@ -99,6 +103,8 @@ impl Fact {
             cost: cost(capability.cost),
             node: 0,
             model: 0,
+            kind: 0,
+            own_field: capability.project.is_some() || capability.domain.is_some(),
         }
     }
 }
@@ -190,6 +196,8 @@ pub(super) struct Facts {
     pub(super) entries: Vec<Fact>,
     /// The nodes that have entries, and their load class.
     pub(super) nodes: Vec<(PeerId, u8)>,
+    /// Each kind once.
+    pub(super) kinds: Vec<Kind>,
 }
 
 impl Facts {
@@ -197,6 +205,8 @@ impl Facts {
     pub(super) fn new(snapshot: &Arc<Snapshot>) -> Self {
         let mut nodes: Vec<(PeerId, u8)> = Vec::new();
         let mut models: HashMap<String, u32> = HashMap::new();
+        let mut kinds: Vec<Kind> = Vec::new();
+        let mut kind_places: HashMap<&Kind, u32> = HashMap::new();
         let entries = snapshot
             .entries()
             .iter()
@@ -207,10 +217,19 @@ impl Facts {
                 let next = u32::try_from(models.len()).unwrap_or(u32::MAX);
                 let model = *models.entry(crate::capability::normalise_name(&entry.capability.name)).or_insert(next);
                 let node = u32::try_from(nodes.len() - 1).unwrap_or(u32::MAX);
-                Fact { node, model, ..Fact::of(&entry.capability) }
+                let kind = *kind_places.entry(&entry.capability.kind).or_insert_with_key(|kind| {
+                    kinds.push(Kind::clone(kind));
+                    u32::try_from(kinds.len() - 1).unwrap_or(u32::MAX)
+                });
+                Fact { node, model, kind, ..Fact::of(&entry.capability) }
             })
             .collect();
-        Self { of: Arc::downgrade(snapshot), entries, nodes }
+        Self { of: Arc::downgrade(snapshot), entries, nodes, kinds }
+    }
+
+    /// By place in [`kinds`](Self::kinds): whether it is one of these.
+    pub(super) fn are_kinds(&self, wanted: impl Fn(&Kind) -> bool) -> Vec<bool> {
+        self.kinds.iter().map(wanted).collect()
     }
 
     /// Whether they are of this snapshot.

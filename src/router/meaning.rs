@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capability::{Advert, Capability, PeerId};
-use crate::catalog::{Catalog, EntryId, Snapshot};
+use crate::catalog::{Catalog, EntryId, Question, Snapshot};
 
 use super::decision::MAX_CANDIDATES;
-use super::facts::{Facts, Speciality};
+use super::facts::Speciality;
 use super::prototypes;
 
 /// Least similarity to a capability's texts at which it is meant. Chosen on the labelled phrases of this
@@ -61,6 +61,8 @@ pub(super) enum Meant {
 #[derive(Debug)]
 pub(super) struct Prototypes {
     snapshot: Arc<Snapshot>,
+    /// All of them: a search leaves none out.
+    all: Vec<bool>,
 }
 
 /// How near a question is to each thing that people do with language models.
@@ -99,13 +101,15 @@ impl Prototypes {
             relay: false,
         };
         own.update(&[(node, Arc::new(advert))].into());
-        Self { snapshot: own.snapshot() }
+        let snapshot = own.snapshot();
+        let all = vec![true; snapshot.entries().len()];
+        Self { snapshot, all }
     }
 
     /// How near the question is to each.
-    pub(super) fn likeness(&self, query: &str) -> Likeness {
+    pub(super) fn likeness(&self, question: &Question<'_>) -> Likeness {
         let mut likeness = Likeness::default();
-        for hit in self.snapshot.search(query, self.snapshot.entries().len(), |_| true) {
+        for hit in self.snapshot.search_kept(question, self.all.len(), &self.all) {
             let Some(entry) = self.snapshot.entry(hit.entry) else { continue };
             let of = match entry.capability.kind.type_name() {
                 "code" => &mut likeness.code,
@@ -119,21 +123,21 @@ impl Prototypes {
     }
 }
 
-/// What the question means, among the entries that `eligible` lets through.
+/// What the question means.
+///
+/// `own_field` says, by place, which entries have a field of their own and can do it; `has` whether anybody who can
+/// do it is of a speciality.
 pub(super) fn judge(
     query: &str,
     snapshot: &Snapshot,
-    facts: &Facts,
     prototypes: &Prototypes,
-    eligible: impl Fn(usize) -> bool,
+    own_field: &[bool],
     has: impl Fn(Speciality) -> bool,
 ) -> Verdict {
-    let likeness = prototypes.likeness(query);
-    let hits = snapshot.search(query, MAX_CANDIDATES, |entry| {
-        snapshot.entries().element_offset(entry).is_some_and(|place| {
-            facts.entries.get(place).is_some_and(|fact| fact.speciality == Speciality::Domain) && eligible(place)
-        })
-    });
+    // The prototypes are in the catalog's embedding space, so that one embedding does for both.
+    let question = snapshot.question(query);
+    let likeness = prototypes.likeness(&question);
+    let hits = snapshot.search_kept(&question, MAX_CANDIDATES, own_field);
     let special = [
         (Speciality::Code, likeness.code),
         (Speciality::Reasoning, likeness.reasoning),

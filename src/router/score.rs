@@ -176,7 +176,8 @@ impl Weights {
 /// The score of a candidate of that tier.
 pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
     let seconds = (predicted_ms(parts) / 1e3).clamp(1e-4, 1e6);
-    let money = (1.0 + 1e4 * cost_usd.max(0.0)).log2();
+    // Most cost nothing, and a logarithm is half of what a score takes.
+    let money = if cost_usd > 0.0 { (1.0 + 1e4 * cost_usd).log2() } else { 0.0 };
     let utility = -weights.time * (1.0 + seconds / weights.scale_s).log2() + weights.quality * parts.quality
         - weights.path * distance(path)
         - weights.cost * money;

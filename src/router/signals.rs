@@ -260,6 +260,12 @@ impl NodeSignals {
         of(&self.cooldown).max(capability)
     }
 
+    /// Whether it or any of its capabilities rests: then each must be asked.
+    pub(super) fn any_cooling(&self, now: Instant) -> bool {
+        let rests = |cooldown: &Cooldown| cooldown.remaining(now).is_some();
+        rests(&self.cooldown) || self.capabilities.values().any(|signals| rests(&signals.cooldown))
+    }
+
     /// Whether there is anything of any capability.
     pub(super) fn capability(&self, id: &CapabilityId) -> Option<&CapabilitySignals> {
         if self.capabilities.is_empty() { None } else { self.capabilities.get(id) }

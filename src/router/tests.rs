@@ -309,6 +309,36 @@ fn lists_are_bounded_and_counted() {
 }
 
 #[test]
+fn a_better_tier_comes_first_and_the_next_fills_the_list() {
+    let coders = |count: usize| (0..count).map(|n| of_kind(&format!("c{n}"), Kind::LLM_CODE, 7)).collect::<Vec<_>>();
+    let general = |count: usize| (0..count).map(|n| chat_model(&format!("m{n}"), 70)).collect::<Vec<_>>();
+    let fields = (0..50).map(|n| project(&format!("p{n}"), "camelids"));
+    let mesh = Mesh::new(vec![("a", [coders(20), general(40)].concat()), ("b", fields.collect())]);
+    let decision = mesh.decide("best-code");
+    assert_eq!((decision.candidates.len(), decision.candidates_total), (MAX_CANDIDATES, 60));
+    let is_coder: Vec<_> = decision.candidates.iter().map(|one| one.capability.kind == Kind::LLM_CODE).collect();
+    assert_eq!(is_coder, [vec![true; 20], vec![false; 12]].concat());
+    assert_eq!(decision.rejected_total, 50, "made for one field");
+
+    // Who rests is no candidate, and makes room for the next tier.
+    let now = Instant::now();
+    for n in 0..15 {
+        mesh.router.signals().fail_capability(&mesh.nodes["a"], &coders(20)[n].id, now, now);
+    }
+    let decision = mesh.decide("best-code");
+    assert_eq!((decision.candidates_total, decision.rejected_total), (45, 65));
+    let coders = decision.candidates.iter().filter(|one| one.capability.kind == Kind::LLM_CODE).count();
+    assert_eq!((coders, decision.candidates.len()), (5, MAX_CANDIDATES));
+
+    // For `auto` everything is a candidate; without a question the general ones come first.
+    let decision = mesh.decide("auto@a");
+    assert_eq!((decision.candidates_total, decision.rejected_total), (45, 15));
+    let of_a = |one: &Candidate| one.node == mesh.nodes["a"];
+    assert!(decision.candidates.iter().all(|one| of_a(one) && one.capability.kind == Kind::LLM_CHAT));
+    assert!(decision.rejected.iter().all(|one| one.node == mesh.nodes["a"]), "the other node was not asked for");
+}
+
+#[test]
 fn a_decision_is_the_same_every_time() {
     let nodes = ["a", "b", "c", "d"].map(|name| (name, vec![chat_model("m", 7), chat_model("n", 7)]));
     let mesh = Mesh::new(nodes.to_vec());
