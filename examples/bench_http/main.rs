@@ -53,8 +53,9 @@ async fn compare(program: PathBuf) -> anyhow::Result<()> {
     for port in [near, far] {
         answers(port, "/v1/models", MODEL, home.path()).await?;
     }
+    println!("{ABOUT}");
     tokio::time::sleep(SETTLE).await;
-    println!("memory of an idle node: {:.0} MB resident (target: under 60)\n", asker.resident_mb()?);
+    let mut targets = vec![("memory of an idle node, MB resident", asker.resident_mb()?, 60.0)];
 
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let ways = [
@@ -63,12 +64,16 @@ async fn compare(program: PathBuf) -> anyhow::Result<()> {
         Way { name: "one hop", target: at(far), nodes: vec![&asker, &holder] },
     ];
     for (streamed, runs) in [(false, REQUESTS), (true, STREAMS)] {
-        let (what, per) = if streamed { ("streamed, 100 events", "event") } else { ("not streamed", "request") };
+        let (what, unit, events) = if streamed {
+            ("answers streamed as 100 events; times are per event", "event", EVENTS)
+        } else {
+            ("answers in one piece", "request", 1)
+        };
+        println!("\n{what}");
         println!(
-            "{what:<22} {:>9} {:>9} {:>7} {:>10} {:>9} {:>12}",
-            "p50 us", "p99 us", "p50 x", "requests/s", "rate x", "CPU us/"
+            "{:<28} {:>8} {:>9} {:>8} {:>10} {:>9} {:>14}",
+            "", "p50, us", "vs direct", "p99, us", "requests/s", "vs direct", "nodes' CPU, us"
         );
-        println!("{:<70} {per:>10}", "");
         for (connections, requests) in runs {
             let mut direct: Option<Measured> = None;
             for way in &ways {
@@ -76,15 +81,38 @@ async fn compare(program: PathBuf) -> anyhow::Result<()> {
                 load::run(Load { requests: WARM_UP.min(requests), ..load }).await.context(way.name)?;
                 let before = cpu(way)?;
                 let measured = load::run(load).await.context(way.name)?;
-                let used = cpu(way)?.saturating_sub(before);
-                print_row(way.name, connections, &measured, direct.as_ref(), used, if streamed { EVENTS } else { 1 });
+                let used = micros(cpu(way)?.saturating_sub(before)) / count(measured.requests) / count(events);
+                let name =
+                    if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") };
+                print_row(&format!("{name:<15} {}", way.name), &measured, direct.as_ref(), used, count(events));
                 direct.get_or_insert(measured);
+                if way.name == "local node" && connections > 1 {
+                    let (what, most) = if streamed {
+                        ("CPU of a local node per event, us", 8.0)
+                    } else {
+                        ("CPU of a local node per request, us", 40.0)
+                    };
+                    targets.push((what, used, most));
+                }
             }
         }
-        println!();
+        println!("{:>93}", format!("per {unit}"));
+    }
+    println!("\ntargets");
+    for (what, value, most) in targets {
+        let verdict = if value <= most { "met" } else { "MISSED" };
+        println!("  {what:<38} {value:>7.1}   at most {most:>4.0}   {verdict}");
     }
     Ok(())
 }
+
+/// What the tables say, for whoever sees them for the first time.
+const ABOUT: &str = "\
+What a node costs, against asking the backend without it. Everything runs on this machine and shares its cores, so what
+counts are the ratios (\"vs direct\": 2.0 takes twice as long, or serves twice as many) and the processor time.
+  direct      load generator -> backend
+  local node  load generator -> node -> backend
+  one hop     load generator -> node -> another node over the mesh -> backend; CPU is of both nodes";
 
 fn cpu(way: &Way<'_>) -> anyhow::Result<Duration> {
     way.nodes.iter().map(|node| node.cpu()).sum()
@@ -94,19 +122,23 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// One line. Times of a stream are per event.
-fn print_row(way: &str, connections: usize, run: &Measured, direct: Option<&Measured>, used: Duration, events: usize) {
-    let pieces = f64::from(u32::try_from(events).unwrap_or(1));
-    let base = direct.unwrap_or(run);
-    let requests = f64::from(u32::try_from(run.requests).unwrap_or(u32::MAX));
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// One line of a table; `pieces` are the events of an answer.
+fn print_row(way: &str, run: &Measured, direct: Option<&Measured>, used: f64, pieces: f64) {
+    let against = |ratio: fn(&Measured, &Measured) -> f64| {
+        direct.map_or("1".to_owned(), |base| format!("{:.2}", ratio(run, base)))
+    };
     println!(
-        "{:<22} {:>9.1} {:>9.1} {:>7.2} {:>10.0} {:>9.2} {:>12.1}",
-        format!("  {way}, c={connections}"),
+        "{:<28} {:>8.1} {:>9} {:>8.1} {:>10.0} {:>9} {:>14}",
+        format!("  {way}"),
         micros(run.p50) / pieces,
+        against(|run, base| micros(run.p50) / micros(base.p50)),
         micros(run.p99) / pieces,
-        micros(run.p50) / micros(base.p50),
         run.rate(),
-        run.rate() / base.rate(),
-        micros(used) / requests / pieces,
+        against(|run, base| run.rate() / base.rate()),
+        if direct.is_none() { "-".to_owned() } else { format!("{used:.1}") },
     );
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
 use futures::StreamExt as _;
 use prometheus_client::metrics::gauge::Gauge;
@@ -95,7 +95,10 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize, idle: Duration) -> 
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut body = body.into_data_stream();
     if announced.is_some_and(|length| length > limit) {
-        discard(&mut body, limit).await;
+        // A client that asks first has sent nothing: to read would tell it to.
+        if !headers.contains_key(EXPECT) {
+            discard(&mut body, limit).await;
+        }
         return Err(too_large(limit));
     }
     let mut first = Bytes::new();
@@ -113,6 +116,10 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize, idle: Duration) -> 
         if first.len() + whole.len() + piece.len() > limit {
             discard(&mut body, limit).await;
             return Err(too_large(limit));
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = piece;
+            continue;
         }
         if first.is_empty() && whole.is_empty() {
             first = piece;

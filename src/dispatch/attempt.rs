@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failures;
 use crate::capability::{Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Usage};
+use crate::provider::UNANSWERED_CODE;
 
 /// How long what may take.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,8 @@ pub(super) enum Blame {
     Deadline,
     /// Nobody: it is busy, and back after this time.
     Busy(Duration),
+    /// The capability or the request: its backend is there and answers this one with an error.
+    Either,
     /// The capability or its backend.
     Capability,
     /// The node or the way to it.
@@ -59,6 +62,9 @@ pub(super) enum Blame {
 
 /// Rest of an overloaded capability that does not say how long.
 const BUSY: Duration = Duration::from_secs(1);
+
+/// As far as another machine's clock may be ahead at the end of a long call.
+const OTHER_CLOCK: Duration = Duration::from_millis(50);
 
 /// When what happened in a call.
 #[derive(Debug, Clone, Copy)]
@@ -150,8 +156,8 @@ pub(super) async fn begin(
     let mut source = match timeout_at(opened, open).await {
         Ok(Ok(source)) => source,
         Ok(Err(failure)) => {
-            let blame = match blame(&failure) {
-                Blame::Capability => Blame::Node,
+            let blame = match blame(&failure, limits.deadline) {
+                Blame::Capability | Blame::Either => Blame::Node,
                 other => other,
             };
             return Err(failed(failure, blame, None));
@@ -163,9 +169,9 @@ pub(super) async fn begin(
         Ok(Some(Frame::Rejected(rejection))) => {
             let load = rejection.load;
             let failure = failures::of_rejection(rejection);
-            return Err(failed_with(failure, load));
+            return Err(failed_with(failure, load, &limits));
         }
-        Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, None)),
+        Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, None, &limits)),
         Ok(Some(_)) => {
             let failure =
                 Failure::new(ErrorClass::Internal, "it broke the call protocol: neither accepted nor rejected");
@@ -203,7 +209,7 @@ async fn first_content(
                 } else if limits.stream && failures::is_error_event(&piece) {
                     let mut failure = Failure::new(ErrorClass::Backend, "its stream began with an error");
                     failure.body = error_body(&piece);
-                    return Err(failed_with(failure, course.load));
+                    return Err(failed_with(failure, course.load, &limits));
                 } else {
                     course.chunk(&piece, now);
                     data.push(piece);
@@ -214,9 +220,9 @@ async fn first_content(
                 course.end(usage, load);
                 return Ok(Begun { data, content_type, course, rest: None });
             }
-            Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, course.load)),
+            Ok(Some(Frame::Error(failure))) => return Err(failed_with(failure, course.load, &limits)),
             Ok(Some(Frame::Rejected(rejection))) => {
-                return Err(failed_with(failures::of_rejection(rejection), course.load));
+                return Err(failed_with(failures::of_rejection(rejection), course.load, &limits));
             }
             Ok(Some(Frame::Accepted(load))) => course.load = Some(load),
             Ok(None) => {
@@ -263,20 +269,29 @@ fn failed(failure: Failure, blame: Blame, load: Option<Load>) -> Box<Failed> {
     Box::new(Failed { failure, blame, load })
 }
 
-fn failed_with(failure: Failure, load: Option<Load>) -> Box<Failed> {
-    let blame = blame(&failure);
+fn failed_with(failure: Failure, load: Option<Load>, limits: &Limits) -> Box<Failed> {
+    let blame = blame(&failure, limits.deadline);
     failed(failure, blame, load)
 }
 
 /// Whom a failure that the callee reported says something about.
-pub(super) fn blame(failure: &Failure) -> Blame {
+pub(super) fn blame(failure: &Failure, deadline: Instant) -> Blame {
     match failure.class {
         ErrorClass::Request => Blame::Caller,
         ErrorClass::Overloaded => Blame::Busy(failure.retry_after.unwrap_or(BUSY)),
-        ErrorClass::Internal
-        | ErrorClass::Unavailable
-        | ErrorClass::Backend
-        | ErrorClass::Timeout
-        | ErrorClass::Interrupted => Blame::Capability,
+        // The callee keeps the deadline too, and may be the first to say that it is over: a hasty caller proves nothing.
+        ErrorClass::Timeout if Instant::now() + OTHER_CLOCK >= deadline => Blame::Deadline,
+        // What broke off, or an error that the backend put into its stream in so many words.
+        ErrorClass::Interrupted if failure.body.is_some() && is_callers(failure.status) => Blame::Caller,
+        ErrorClass::Interrupted if failure.body.is_some() => Blame::Either,
+        ErrorClass::Backend | ErrorClass::Internal => Blame::Either,
+        // Something listens there, and gives up on this request.
+        ErrorClass::Unavailable if failure.code.as_deref() == Some(UNANSWERED_CODE) => Blame::Either,
+        ErrorClass::Unavailable | ErrorClass::Timeout | ErrorClass::Interrupted => Blame::Capability,
     }
+}
+
+/// Whether a status means that the request is wrong, and not that it came at the wrong time.
+fn is_callers(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
 }

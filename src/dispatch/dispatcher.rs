@@ -138,7 +138,7 @@ impl Dispatcher {
                     match problem.blame {
                         Blame::Caller => return Err(give_up(record, &decision, problem.failure)),
                         Blame::Node => unreachable.push(candidate.node),
-                        Blame::Deadline | Blame::Busy(_) | Blame::Capability => {}
+                        Blame::Deadline | Blame::Busy(_) | Blame::Either | Blame::Capability => {}
                     }
                     failed.push((who(candidate), problem.failure));
                 }
@@ -228,7 +228,7 @@ fn body(
                     return;
                 }
                 Ok(Some(Frame::Error(failure))) => {
-                    let blame = attempt::blame(&failure);
+                    let blame = attempt::blame(&failure, deadline);
                     break (failure, blame);
                 }
                 Ok(Some(Frame::Rejected(_))) => {

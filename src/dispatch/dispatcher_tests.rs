@@ -208,7 +208,7 @@ async fn after_the_first_content_a_failure_is_told_and_nobody_else_is_asked() {
 #[tokio::test]
 async fn the_only_candidate_rests_too_and_comes_back() {
     let world = World::new(1);
-    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Backend))]));
+    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Interrupted))]));
     assert_eq!(world.ask().await.expect_err("broken").failure.status, 502);
     let error = world.ask().await.expect_err("it rests");
     let wait = error.failure.retry_after.expect("a time to come again");
@@ -217,6 +217,77 @@ async fn the_only_candidate_rests_too_and_comes_back() {
     world.nodes.answer(world.others[0], served);
     tokio::time::sleep(wait).await;
     assert_eq!(world.ask().await.expect("it is back").attempts, 1);
+}
+
+#[tokio::test]
+async fn one_bad_request_rests_nobody_however_often_an_sdk_repeats_it() {
+    let world = World::new(2);
+    for node in &world.others {
+        world.nodes.answer(*node, |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Backend))]));
+    }
+    for _ in 0..3 {
+        let error = world.ask().await.expect_err("nobody can serve it");
+        assert_eq!((error.failure.status, error.attempts), (502, 2), "both were asked");
+    }
+    for node in &world.others {
+        world.nodes.answer(*node, served);
+    }
+    assert_eq!(world.ask().await.expect("a sound request").attempts, 1);
+    // What fails whatever it is asked rests in the end.
+    for node in &world.others {
+        world.nodes.answer(*node, |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Internal))]));
+    }
+    for _ in 0..9 {
+        let _ = world.ask().await;
+    }
+    assert_eq!(world.ask().await.expect_err("they rest").attempts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hasty_caller_rests_nobody() {
+    let late = || Frame::Error(failure(ErrorClass::Timeout));
+    type Late = fn(Duration, Frame) -> FrameStream;
+    let table: [(&str, Late); 2] = [
+        ("before it began", |deadline, late| {
+            Box::pin(futures::stream::iter([accepted()]).chain(futures::stream::once(async move {
+                tokio::time::sleep(deadline).await;
+                late
+            })))
+        }),
+        ("in the middle", |deadline, late| {
+            Box::pin(futures::stream::iter([accepted(), chunk("x")]).chain(futures::stream::once(async move {
+                tokio::time::sleep(deadline).await;
+                late
+            })))
+        }),
+    ];
+    for (name, frames) in table {
+        let world = World::new(1);
+        world.nodes.answer(world.others[0], move |call| frames(call.deadline, late()));
+        let mut intent = streamed(Some("model"));
+        intent.deadline = Duration::from_millis(300);
+        if let Ok(reply) = world.dispatcher.dispatch(intent).await {
+            assert!(text(reply.body).await.1.is_some(), "{name}");
+        }
+        world.nodes.answer(world.others[0], served);
+        assert_eq!(world.ask().await.expect(name).attempts, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_the_backend_tells_in_its_stream_may_be_the_requests_own() {
+    let world = World::new(1);
+    for status in [400, 500] {
+        world.nodes.answer(world.others[0], move |_| {
+            let body = Some((Bytes::from_static(b"{}"), "application/json".to_owned()));
+            let told = Failure { status, body, ..failure(ErrorClass::Interrupted) };
+            frames(vec![accepted(), chunk("x"), Frame::Error(told)])
+        });
+        for _ in 0..3 {
+            let (_, failure) = text(world.ask().await.expect("it begins").body).await;
+            assert_eq!(failure.map(|failure| failure.status), Some(status));
+        }
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub(super) struct Record {
     decodes: bool,
     started: Instant,
     current: Option<Current>,
+    /// Who answered with an error, since when: theirs, if somebody else serves the request; else perhaps the request's.
+    suspects: Vec<(usize, Instant)>,
     attempts: u32,
     open: bool,
 }
@@ -72,6 +74,7 @@ impl Record {
             decodes,
             started: Instant::now(),
             current: None,
+            suspects: Vec::new(),
             attempts: 0,
             open: true,
         }
@@ -108,6 +111,7 @@ impl Record {
         match blame {
             Blame::Caller | Blame::Deadline => {}
             Blame::Busy(wait) => signals.rest_capability(node, id, wait, now),
+            Blame::Either => self.suspects.push((current.candidate, current.began)),
             Blame::Capability => signals.fail_capability(node, id, current.began, now),
             Blame::Node => signals.fail_node(node, current.began, now),
         }
@@ -133,6 +137,7 @@ impl Record {
             }
             self.log_attempt(candidate, "ok", current.began.elapsed());
         }
+        self.judge_suspects(true);
         let tokens = course.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
         self.close(Outcome::Served, 200, Some(current.candidate), tokens);
     }
@@ -142,6 +147,19 @@ impl Record {
         let served = self.current.as_ref().map(|current| current.candidate);
         let outcome = Outcome::Failed { code: failure.status, message: failure.message.clone() };
         self.close(outcome, failure.status, served, None);
+    }
+
+    /// A request that somebody served was sound, and those who failed it did; one that nobody served may be at fault itself.
+    fn judge_suspects(&mut self, sound: bool) {
+        for (candidate, began) in std::mem::take(&mut self.suspects) {
+            let Some(Candidate { node, capability, .. }) = self.decision.candidates.get(candidate) else { continue };
+            let signals = self.router.signals();
+            if sound {
+                signals.fail_capability(node, &capability.id, began, Instant::now());
+            } else {
+                signals.doubt_capability(node, &capability.id, began, Instant::now());
+            }
+        }
     }
 
     fn observation(&self, course: &Course, began: Instant) -> Option<Observation> {
@@ -178,6 +196,7 @@ impl Record {
         if !std::mem::take(&mut self.open) {
             return;
         }
+        self.judge_suspects(false);
         self.router.log().finish(&self.decision.id, outcome);
         self.events.emit("call.end", || {
             let served = candidate.and_then(|candidate| self.decision.candidates.get(candidate));

@@ -3,6 +3,7 @@
 //! Nothing here waits without a limit, follows a redirect or prints a secret. An answer that comes from an
 //! Atmosphere node is refused everywhere: a node that used another's API as a backend could make a loop.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,9 @@ const USER_AGENT: &str = concat!("atmosphere/", env!("CARGO_PKG_VERSION"));
 /// The code of the failure that a node's API in a backend's place is.
 pub(crate) const NODE_CODE: &str = "backend_is_a_node";
 
+/// The code of the failure that a backend is which takes connections, and closes them without an answer.
+pub const UNANSWERED_CODE: &str = "connection_closed";
+
 /// The header by which a node's API can be known, whatever the path.
 pub(crate) const NODE_HEADER: &str = "x-atmosphere-node";
 
@@ -52,6 +56,8 @@ pub(crate) const NODE_HEADER: &str = "x-atmosphere-node";
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     client: Client,
+    /// Keeps no connection: for the second try of a request whose kept connection had ended. Made when it is needed.
+    unpooled: Arc<OnceLock<Client>>,
     /// Without `/v1`, without slash at its end.
     root: Url,
     /// With `/v1`, without slash at its end.
@@ -80,7 +86,7 @@ impl Backend {
         let client = client(url)
             .map_err(|cause| fault(format!("cannot prepare connections to {label}: {}", text_of(&cause))))?;
         let (root, api) = bases(url);
-        Ok(Self { client, root, api, label: label.to_owned(), key })
+        Ok(Self { client, unpooled: Arc::default(), root, api, label: label.to_owned(), key })
     }
 
     /// Names it in messages.
@@ -141,9 +147,10 @@ impl Backend {
         let response = match (request.send().await, again) {
             (Ok(response), _) => response,
             // A kept connection that the backend was about to close as the request left. To infer twice is
-            // harmless, and the second connection is new or tells the truth.
+            // harmless, and a new connection tells the truth; another kept one may be about to close as well.
             (Err(cause), Some(again)) if ended_unanswered(&cause) => {
-                again.send().await.map_err(|cause| self.unreachable(cause))?
+                let again = again.build().map_err(|cause| self.unreachable(cause))?;
+                self.unpooled()?.execute(again).await.map_err(|cause| self.unreachable(cause))?
             }
             (Err(cause), _) => return Err(self.unreachable(cause)),
         };
@@ -188,12 +195,24 @@ impl Backend {
         failure
     }
 
+    fn unpooled(&self) -> Result<&Client, Failure> {
+        if let Some(client) = self.unpooled.get() {
+            return Ok(client);
+        }
+        let client = builder(&self.root).pool_max_idle_per_host(0).build();
+        let client = client.map_err(|cause| self.unreachable(cause))?;
+        Ok(self.unpooled.get_or_init(|| client))
+    }
+
     fn unreachable(&self, cause: reqwest::Error) -> Failure {
         let cause = cause.without_url();
-        Failure::new(
-            ErrorClass::Unavailable,
-            format!("cannot reach {}: {} (is it running there?)", self.label, text_of(&cause)),
-        )
+        let label = &self.label;
+        let failure = |message: String| Failure::new(ErrorClass::Unavailable, message);
+        if ended_unanswered(&cause) {
+            let message = format!("{label} closes its connections without an answer: {}", text_of(&cause));
+            return Failure { code: Some(UNANSWERED_CODE.to_owned()), ..failure(message) };
+        }
+        failure(format!("cannot reach {label}: {} (is it running there?)", text_of(&cause)))
     }
 
     fn broken(&self, cause: &BodyError) -> Failure {
@@ -217,6 +236,10 @@ fn ended_unanswered(cause: &reqwest::Error) -> bool {
 /// A client for this URL: no delay for small packets, no redirects, no proxy for one's own network. The root
 /// certificates of the system are loaded for `https` only, so that a machine without any can use the rest.
 pub(crate) fn client(url: &Url) -> reqwest::Result<Client> {
+    builder(url).build()
+}
+
+fn builder(url: &Url) -> reqwest::ClientBuilder {
     let mut builder = Client::builder()
         .user_agent(USER_AGENT)
         .tcp_nodelay(true)
@@ -230,7 +253,7 @@ pub(crate) fn client(url: &Url) -> reqwest::Result<Client> {
     if url.scheme() == "http" {
         builder = builder.tls_certs_only([]);
     }
-    builder.build()
+    builder
 }
 
 /// Root and API base of what an owner wrote: `http://h`, `http://h/v1/` and `https://h/openai/v1` all work,
@@ -333,7 +356,71 @@ pub(crate) fn text_of(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Says on which connection, and as its how many-eth request, one came; answers whether it is answered.
+    type Script = fn(connection: usize, request: usize) -> bool;
+
+    /// A server that reads each request to its end and answers it, or closes the connection instead. Counts requests.
+    async fn server(script: Script) -> (Backend, Arc<AtomicUsize>) {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = url(&format!("http://{}", listener.local_addr().expect("an address")));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let (mut socket, _) = listener.accept().await.expect("a connection");
+                let counted = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let mut read = Vec::new();
+                    for request in 0.. {
+                        while !read.ends_with(b"\r\n\r\n") {
+                            if !matches!(socket.read_buf(&mut read).await, Ok(1..)) {
+                                return;
+                            }
+                        }
+                        read.clear();
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        if !script(connection, request) || socket.write_all(ANSWER).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        (Backend::new("b", &url, None).expect("a backend"), count)
+    }
+
+    async fn ask(backend: &Backend) -> Result<Bytes, Failure> {
+        let response = backend.send(backend.api(Method::GET, &["models"])).await?;
+        Ok(read_body(response, 99).await.expect("a body"))
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_ends_as_it_is_used_again_costs_nobody_anything() {
+        // Three are kept, and each ends at its second request: none of the other two is worth a second try.
+        let (backend, count) = server(|connection, request| connection > 2 || request == 0).await;
+        let first = futures::future::join_all((0..3).map(|_| ask(&backend))).await;
+        assert!(first.iter().all(Result::is_ok), "{first:?}");
+        let asked = count.load(Ordering::SeqCst);
+        assert_eq!(ask(&backend).await.expect("an answer"), "{}");
+        assert_eq!(count.load(Ordering::SeqCst), asked + 2);
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_always_closes_is_unavailable_after_two_tries() {
+        let (backend, count) = server(|_, _| false).await;
+        let failure = ask(&backend).await.expect_err("no answer");
+        assert_eq!((failure.class, failure.status), (ErrorClass::Unavailable, 503));
+        assert!(failure.message.starts_with("b closes its connections without an answer"), "{failure}");
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    }
 
     fn url(text: &str) -> Url {
         Url::parse(text).expect("a URL")

@@ -127,6 +127,7 @@ use futures::future::BoxFuture;
 use crate::capability::{Call, Capability, Failure, FrameStream};
 
 pub use builtin::Builtin;
+pub use http::UNANSWERED_CODE;
 pub use llamafarm::LlamaFarm;
 pub use ollama::Ollama;
 pub use openai::OpenAi;

@@ -1,4 +1,5 @@
-//! Who has failed rests for a while: 1 s, then 2, 4, … 60 s, with jitter, until a call succeeds.
+//! Who has failed rests for a while: 1 s, then 2, 4, … 60 s, with jitter, until a call succeeds. An error that may be the
+//! request's own fault counts only when it is one of several in a row.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -10,10 +11,15 @@ pub(super) const CAP: Duration = Duration::from_secs(60);
 /// Doublings up to the cap.
 const MAX_DOUBLINGS: u32 = 6;
 
+/// Requests in a row that may have been at fault themselves, and after which that is no longer believed. An SDK sends a bad
+/// request three times before it gives up; nobody else shall suffer from that.
+const DOUBTS: u32 = 4;
+
 /// The failures in a row of one node or one of its capabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cooldown {
     failures: u32,
+    doubts: u32,
     since: Option<Instant>,
     until: Option<Instant>,
 }
@@ -30,6 +36,14 @@ impl Cooldown {
         let backoff = BASE * 2u32.pow((self.failures - 1).min(MAX_DOUBLINGS));
         self.since = Some(now);
         self.rest(now, jittered(backoff.min(CAP), self.failures, seed));
+    }
+
+    /// A call failed, and it may be the request's own fault: one such says nothing, several in a row do.
+    pub(super) fn doubt(&mut self, began: Instant, now: Instant, seed: impl Hash) {
+        self.doubts = self.doubts.saturating_add(1);
+        if self.doubts >= DOUBTS {
+            self.fail(began, now, seed);
+        }
     }
 
     /// It said itself when to come again. That is no failure: the next rest is not longer for it.
@@ -97,6 +111,26 @@ mod tests {
             cooldown.fail(began, now, "a");
         }
         assert_eq!(cooldown.failures(), 1);
+    }
+
+    #[test]
+    fn a_request_that_may_be_bad_itself_rests_nobody_until_it_is_the_fourth_in_a_row() {
+        let now = Instant::now();
+        let mut cooldown = Cooldown::default();
+        for _ in 0..DOUBTS - 1 {
+            cooldown.doubt(now, now, "a");
+        }
+        assert_eq!(cooldown.remaining(now), None);
+        cooldown.succeed();
+        for _ in 0..DOUBTS - 1 {
+            cooldown.doubt(now, now, "a");
+        }
+        assert_eq!(cooldown.remaining(now), None, "a success in between restores the trust");
+        cooldown.doubt(now, now, "a");
+        let rest = cooldown.remaining(now).expect("it rests");
+        let later = now + rest;
+        cooldown.doubt(later, later, "a");
+        assert!(cooldown.remaining(later).expect("it rests again, and longer") > rest);
     }
 
     #[test]

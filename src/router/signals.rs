@@ -169,6 +169,12 @@ impl Signals {
         self.with(node, capability, |signals| signals.cooldown.fail(began, now, (own, node, capability)));
     }
 
+    /// A call that began at `began` was answered with an error that may be the request's own fault.
+    pub fn doubt_capability(&self, node: &PeerId, capability: &CapabilityId, began: Instant, now: Instant) {
+        let own = self.own;
+        self.with(node, capability, |signals| signals.cooldown.doubt(began, now, (own, node, capability)));
+    }
+
     /// The capability said when to come again. Client faults are none of this module's business.
     pub fn rest_capability(&self, node: &PeerId, capability: &CapabilityId, wait: Duration, now: Instant) {
         self.with(node, capability, |signals| signals.cooldown.rest(now, wait));

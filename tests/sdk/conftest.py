@@ -36,7 +36,8 @@ class Mesh:
 
     def __init__(self, directory, servers):
         self.nodes = []
-        backends = [servers[name].url for name in ("chat", "embed", "first")]
+        self.tap = mesh.Tap(servers["chat"].url)
+        backends = [self.tap.url, servers["embed"].url, servers["first"].url]
         try:
             self.front = self.add("front", directory)
             self.back = self.add("back", directory, backends, [self.front.seed])
@@ -60,6 +61,7 @@ class Mesh:
     def stop(self):
         for node in self.nodes:
             node.kill()
+        self.tap.stop()
 
 
 @pytest.fixture(scope="session")

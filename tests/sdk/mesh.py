@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -98,6 +99,55 @@ class LlamaServer:
         self.process.stdin.close()
         self.process.stdout.close()
         self.log.close()
+
+
+class Tap:
+    """A way to a server that counts who leaves it: connections that are closed while a request waits for its answer."""
+
+    def __init__(self, url):
+        self.target = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        self.left = 0
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.serve, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def serve(self, near):
+        far = socket.create_connection(self.target)
+        for each in (near, far):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        waits = threading.Event()
+
+        def answers():
+            with contextlib.suppress(OSError):
+                while piece := far.recv(1 << 16):
+                    waits.clear()
+                    near.sendall(piece)
+            # The server ends the connection: so does this.
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+
+        back = threading.Thread(target=answers, daemon=True)
+        back.start()
+        with contextlib.suppress(OSError):
+            while piece := near.recv(1 << 16):
+                waits.set()
+                far.sendall(piece)
+        self.left += waits.is_set() and back.is_alive()
+        for each in (far, near):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        back.join()
+        near.close()
+        far.close()
+
+    def stop(self):
+        """Takes no new connections."""
+        self.listener.close()
 
 
 class Node:

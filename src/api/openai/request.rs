@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::view::{Content, Count, Input, Items, Messages, Object, Text, clip};
-use crate::capability::{Feature, FeatureSet, Modality, ModalitySet, Operation, Requirements};
+use crate::capability::{Feature, FeatureSet, Modality, ModalitySet, Operation, Requirements, limits};
 
 /// What vision models make of a photograph: 256 to some 1,500; OpenAI's high detail takes 765 for a square one.
 const IMAGE_TOKENS: usize = 768;
@@ -19,6 +19,8 @@ const IMAGE_TOKENS: usize = 768;
 const AUDIO_TOKENS: usize = 1024;
 /// Role, separators and end of a message in common templates.
 const MESSAGE_TOKENS: usize = 4;
+/// A model's name and a node's, and the character between them.
+const MODEL_BYTES: usize = 2 * limits::NAME_BYTES + 1;
 /// See the module's header.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -144,7 +146,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Request, BadBody> {
         + messages.images * IMAGE_TOKENS
         + messages.recordings * AUDIO_TOKENS;
     Ok(Request {
-        model: view.model.map(Text::into_string),
+        model: model_name(view.model)?,
         query: messages.last_user.as_ref().and_then(Content::query),
         requirements: Requirements {
             modalities,
@@ -174,7 +176,7 @@ pub(super) fn completion(body: &[u8]) -> Result<Request, BadBody> {
     }
     let suffix_bytes = view.suffix.as_ref().map_or(0, Text::len);
     Ok(Request {
-        model: view.model.map(Text::into_string),
+        model: model_name(view.model)?,
         query: prompt.query(),
         requirements: Requirements {
             modalities: ModalitySet::of(&[Modality::Text]),
@@ -194,7 +196,7 @@ pub(super) fn embedding(body: &[u8]) -> Result<Request, BadBody> {
     // Inputs are embedded one by one, so that the longest must fit, not all together.
     let tokens = input.longest_bytes / BYTES_PER_TOKEN + input.longest_tokens;
     Ok(Request {
-        model: view.model.map(Text::into_string),
+        model: model_name(view.model)?,
         query: None,
         requirements: Requirements {
             modalities: ModalitySet::of(&[Modality::Text]),
@@ -210,7 +212,7 @@ pub(super) fn prompt_as_chat(body: &[u8]) -> Result<Request, BadBody> {
     let Some(prompt) = view.prompt else { return Err(BadBody::missing("prompt")) };
     let stream = view.stream.unwrap_or(false);
     Ok(Request {
-        model: view.model.map(Text::into_string),
+        model: model_name(view.model)?,
         query: prompt.query(),
         requirements: Requirements {
             modalities: ModalitySet::of(&[Modality::Text]),
@@ -263,6 +265,17 @@ pub(super) fn judged(body: &[u8]) -> Result<Judged, BadBody> {
                 .to_owned(),
             param: None,
         }),
+    }
+}
+
+/// The name as it came. One that is too long for any model is not carried into decisions, logs and headers.
+fn model_name(model: Option<Text<'_>>) -> Result<Option<String>, BadBody> {
+    match model {
+        Some(name) if name.len() > MODEL_BYTES => Err(BadBody {
+            message: format!("the name of the model is longer than {MODEL_BYTES} bytes"),
+            param: Some("model".to_owned()),
+        }),
+        model => Ok(model.map(Text::into_string)),
     }
 }
 

@@ -165,6 +165,16 @@ async fn a_failure_says_when_to_come_again_or_not_to() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_model_can_have_goes_no_further() {
+    let api = silent_api(settings()).await;
+    let body = json!({"model": "m".repeat(1 << 20), "messages": [{"role": "user", "content": "x"}]});
+    let response = api.post("/v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(error_of(response, "long").await["param"], "model");
+    assert!(api.node.intents.lock().is_empty());
+}
+
+#[tokio::test]
 async fn a_panic_ends_its_own_request_only() {
     let api = api(settings(), |intent| match intent.query.as_deref() {
         Some("bang") => panic!("scripted"),

@@ -119,6 +119,24 @@ async fn a_head_that_trickles_in_is_cut_off() {
 }
 
 #[tokio::test]
+async fn who_asks_before_sending_too_much_is_refused_before_sending_it() {
+    let api = silent_api(Settings { max_body: 100, ..settings() }).await;
+    let mut socket = connect(&api).await;
+    for (length, says) in [(100, "HTTP/1.1 100 "), (101, "HTTP/1.1 413 ")] {
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.expect("written");
+        let answer = read_until(&mut socket, if length == 100 { "\r\n\r\n" } else { "}}" }).await;
+        assert!(answer.starts_with(says), "{answer}");
+        if length == 100 {
+            socket.write_all(&[b' '; 100]).await.expect("written");
+            assert!(read_until(&mut socket, "}}").await.starts_with("HTTP/1.1 400 "));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_stops_coming_is_a_408() {
     let api = silent_api(Settings { body_timeout: Duration::from_millis(100), ..settings() }).await;
     let mut socket = connect(&api).await;
