@@ -76,6 +76,9 @@ async fn help_shows_examples_and_completions_are_there() {
         let output = program(&["completions", shell], home.path()).await;
         assert!(output.status.success() && output.stdout.len() > 500, "{shell}");
     }
+    // Who types the name alone wants to know what there is.
+    let bare = program(&[], home.path()).await;
+    assert!(bare.status.success() && String::from_utf8_lossy(&bare.stdout).contains("Usage: atmosphere"));
     let version = program(&["--version"], home.path()).await;
     assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
 }

@@ -12,19 +12,25 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// What stands below the help of a verb: its examples, and the exit codes that all verbs share.
+/// What stands below the help of a verb: its examples, and the exit codes that it has.
 macro_rules! below {
+    ($examples:literal, asks) => {
+        concat!(
+            below!($examples),
+            "
+  3  no atmosphere node answers there
+  4  no such model or node
+  5  nobody can do it now: unavailable or overloaded"
+        )
+    };
     ($examples:literal) => {
         concat!(
             "Examples:\n",
             $examples,
             "\n\nExit codes:
   0  it worked
-  1  the request failed
-  2  wrong usage: a flag, a value or the configuration
-  3  no atmosphere node answers there
-  4  no such model or node
-  5  nobody can do it now: unavailable or overloaded"
+  1  it failed
+  2  wrong usage: a flag, a value or the configuration"
         )
     };
 }
@@ -32,10 +38,10 @@ macro_rules! below {
 /// One local OpenAI-compatible API for everything that your machines can do.
 #[derive(Debug, Parser)]
 #[command(name = "atmosphere", bin_name = "atmosphere", version, styles = STYLES, arg_required_else_help = true,
-    subcommand_required = true, max_term_width = 110, after_help = below!("  atmosphere start                                  on the first machine
-  atmosphere start --seed-peer 192.168.1.20:11450   on the next, where it is not found by itself
+    subcommand_required = true, max_term_width = 110, after_help = below!("  atmosphere start                                  on each machine of your network
+  atmosphere start --seed-peer 192.168.1.20:11450   where they do not find each other
   atmosphere chat \"How do I care for my llama?\"
-  atmosphere route \"write a quicksort in Rust\"      who would answer, and why"))]
+  atmosphere route \"write a quicksort in Rust\"      who would answer, and why", asks))]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -49,34 +55,39 @@ pub enum Command {
     #[command(after_help = below!("  atmosphere start
   atmosphere start --seed-peer 192.168.1.20:11450
   atmosphere start --backend http://localhost:8080 --backend ollama=http://nas:11434
-  atmosphere start --port 21451 --gossip-port 21450 --data-dir ~/.second
-  ATMOSPHERE_API_KEYS=$(openssl rand -hex 24) atmosphere start --bind 0.0.0.0
-  atmosphere start --example-config > ~/.atmosphere/config.toml"))]
+  a second node on this machine:
+    atmosphere start --port 21451 --gossip-port 21450 --data-dir ~/.atmosphere-2
+  an API for the whole network, which wants a key:
+    openssl rand -hex 24 > api-key
+    ATMOSPHERE_API_KEYS_FILE=api-key atmosphere start --bind 0.0.0.0
+  a file instead of flags:
+    atmosphere start --example-config > atmosphere.toml
+    atmosphere start --config atmosphere.toml"))]
     Start(Box<StartArgs>),
     /// Show how the node on this machine is: its mesh, its backends, and what needs attention.
-    #[command(after_help = below!("  atmosphere status\n  atmosphere status --json | jq .status"))]
+    #[command(after_help = below!("  atmosphere status\n  atmosphere status --json | jq .status", asks))]
     Status(ClientArgs),
     /// List the nodes of the mesh.
-    #[command(after_help = below!("  atmosphere nodes\n  atmosphere nodes --json | jq -r '.nodes[].name'"))]
+    #[command(after_help = below!("  atmosphere nodes\n  atmosphere nodes --json | jq -r '.nodes[].name'", asks))]
     Nodes(ClientArgs),
     /// List what the mesh can do, and with which models.
     #[command(after_help = below!("  atmosphere capabilities
   atmosphere capabilities --type llm/chat
-  atmosphere capabilities --type llm --domain medicine --json"))]
+  atmosphere capabilities --type llm --domain medicine --json", asks))]
     Capabilities(CapabilitiesArgs),
     /// Explain who would answer a prompt, and why, without running it.
     #[command(after_help = below!("  atmosphere route \"write a quicksort in Rust\"
-  atmosphere route \"hello\" --model llama3.2@gpu"))]
+  atmosphere route \"hello\" --model llama3.2@gpu", asks))]
     Route(RouteArgs),
     /// Ask the mesh, and see the answer as it comes.
     #[command(after_help = below!("  atmosphere chat \"How do I care for my llama?\"
   atmosphere chat \"Say hi\" --model llama3.2 --system \"You are a pirate.\"
   git diff | atmosphere chat - --model best-code --system \"Review this change.\"
-  atmosphere chat \"Say hi\" -v          who answered is said on stderr"))]
+  atmosphere chat \"Say hi\" -v          who answered is said on stderr", asks))]
     Chat(ChatArgs),
     /// Let the running node join a mesh by the address of one of its nodes.
     #[command(after_help = below!("  atmosphere join 192.168.1.20:11450
-  atmosphere join /dns4/gpu.example.net/tcp/11450"))]
+  atmosphere join /dns4/gpu.example.net/tcp/11450", asks))]
     Join(JoinArgs),
     /// Print a completion script for a shell.
     #[command(after_help = below!("  atmosphere completions bash > ~/.local/share/bash-completion/completions/atmosphere
@@ -91,48 +102,48 @@ pub enum Command {
 /// The flags of `start`. Each is also an environment variable and a key of the file.
 #[derive(Debug, Args, Default)]
 pub struct StartArgs {
-    /// TCP port of the API [env: ATMOSPHERE_PORT] [default: 11451].
-    #[arg(long)]
-    pub port: Option<String>,
-    /// UDP and TCP port of the mesh [env: ATMOSPHERE_GOSSIP_PORT] [default: 11450].
-    #[arg(long, value_name = "PORT")]
-    pub gossip_port: Option<String>,
-    /// A node to join by, as host:port or multiaddr; may be repeated [env: ATMOSPHERE_SEED_PEERS].
-    #[arg(long = "seed-peer", value_name = "ADDR", value_hint = ValueHint::Hostname)]
-    pub seed_peers: Vec<String>,
-    /// A backend to use, as URL or kind=URL; may be repeated [env: ATMOSPHERE_BACKENDS].
-    #[arg(long = "backend", value_name = "[KIND=]URL", value_hint = ValueHint::Url)]
-    pub backends: Vec<String>,
     /// What people call this node [env: ATMOSPHERE_NAME] [default: the machine's name].
     #[arg(long)]
     pub name: Option<String>,
-    /// Address that the API listens on; any but loopback wants API keys [env: ATMOSPHERE_BIND] [default: 127.0.0.1].
-    #[arg(long, value_name = "IP")]
-    pub bind: Option<String>,
+    /// A node to join by, as host:port or multiaddr; may be repeated [env: ATMOSPHERE_SEED_PEERS].
+    #[arg(long = "seed-peer", value_name = "ADDR", value_hint = ValueHint::Hostname, help_heading = "The mesh")]
+    pub seed_peers: Vec<String>,
+    /// Do not look for nodes on the local network [env: ATMOSPHERE_NO_MDNS].
+    #[arg(long, help_heading = "The mesh")]
+    pub no_mdns: bool,
+    /// Name of the mesh; nodes of another name are strangers [env: ATMOSPHERE_MESH_NAME] [default: atmosphere].
+    #[arg(long, value_name = "NAME", help_heading = "The mesh")]
+    pub mesh: Option<String>,
+    /// Let everybody in who reaches the gossip port, not only private addresses [env: ATMOSPHERE_MESH_ADMIT=everybody].
+    #[arg(long, help_heading = "The mesh")]
+    pub admit_everybody: bool,
+    /// UDP and TCP port of the mesh [env: ATMOSPHERE_GOSSIP_PORT] [default: 11450].
+    #[arg(long, value_name = "PORT", help_heading = "The mesh")]
+    pub gossip_port: Option<String>,
     /// Addresses that the mesh listens on, with commas [env: ATMOSPHERE_GOSSIP_BIND] [default: 0.0.0.0,::].
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", help_heading = "The mesh")]
     pub gossip_bind: Option<String>,
+    /// A backend to use, as URL or kind=URL; may be repeated [env: ATMOSPHERE_BACKENDS].
+    #[arg(long = "backend", value_name = "[KIND=]URL", value_hint = ValueHint::Url, help_heading = "Backends")]
+    pub backends: Vec<String>,
+    /// Do not look for backends at their default ports [env: ATMOSPHERE_NO_PROBE].
+    #[arg(long, help_heading = "Backends")]
+    pub no_probe: bool,
+    /// TCP port of the API [env: ATMOSPHERE_PORT] [default: 11451].
+    #[arg(long, help_heading = "The API")]
+    pub port: Option<String>,
+    /// Address that the API listens on; any but loopback wants API keys [env: ATMOSPHERE_BIND] [default: 127.0.0.1].
+    #[arg(long, value_name = "IP", help_heading = "The API")]
+    pub bind: Option<String>,
+    /// Let everybody use the API who reaches --bind, without a key [env: ATMOSPHERE_API_ALLOW_NO_AUTH].
+    #[arg(long, help_heading = "The API")]
+    pub allow_no_auth: bool,
     /// Configuration file [env: ATMOSPHERE_CONFIG] [default: config.toml in the data directory].
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Where identity and snapshots live [env: ATMOSPHERE_HOME] [default: ~/.atmosphere].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub data_dir: Option<String>,
-    /// Do not look for nodes on the local network [env: ATMOSPHERE_NO_MDNS].
-    #[arg(long)]
-    pub no_mdns: bool,
-    /// Do not look for backends at their default ports [env: ATMOSPHERE_NO_PROBE].
-    #[arg(long)]
-    pub no_probe: bool,
-    /// Name of the mesh; nodes of another name are strangers [env: ATMOSPHERE_MESH_NAME] [default: atmosphere].
-    #[arg(long, value_name = "NAME")]
-    pub mesh: Option<String>,
-    /// Let everybody in who reaches the gossip port, not only private addresses [env: ATMOSPHERE_MESH_ADMIT=everybody].
-    #[arg(long)]
-    pub admit_everybody: bool,
-    /// Let everybody use the API who reaches --bind, without a key [env: ATMOSPHERE_API_ALLOW_NO_AUTH].
-    #[arg(long)]
-    pub allow_no_auth: bool,
     /// What to log, such as debug or info,atmosphere::mesh=debug [env: ATMOSPHERE_LOG].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -154,7 +165,7 @@ pub struct ClientArgs {
     #[arg(long)]
     pub json: bool,
     /// Where the node is [default: the node that runs on this machine, or else http://127.0.0.1:11451].
-    #[arg(long, env = "ATMOSPHERE_URL", value_hint = ValueHint::Url)]
+    #[arg(long, env = "ATMOSPHERE_URL", hide_env_values = true, value_hint = ValueHint::Url)]
     pub url: Option<String>,
     /// The node's API key, when it wants one.
     #[arg(long, env = "ATMOSPHERE_API_KEY", hide_env_values = true, value_name = "KEY")]

@@ -1,7 +1,7 @@
 //! What `start` prints once the node is up: who it is, what it found, and what to type next.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::output::{counted, name, short_id};
 
@@ -22,8 +22,7 @@ pub struct Banner {
     pub backends: Vec<FoundBackend>,
     /// Multiaddresses that the mesh listens on.
     pub listening: Vec<String>,
-    /// Addresses of interfaces that no other machine is behind: bridges of containers and virtual machines. See
-    /// [`virtual_addresses`].
+    /// Addresses that no other machine is behind: bridges to containers and virtual machines.
     pub virtual_addresses: Vec<IpAddr>,
 }
 
@@ -53,8 +52,8 @@ impl Banner {
         line(format!("{} is up  ({}, mesh {})", bold(&name(&self.name)), short_id(&self.node), name(&self.mesh)));
         line(String::new());
         line(format!("  API       {}", bold(&format!("{}/v1", self.api_url))));
-        for (index, address) in self.listening.iter().filter(|address| !is_loopback(address)).enumerate() {
-            line(format!("  {}{address}", if index == 0 { "mesh      " } else { "          " }));
+        for (index, text) in self.mesh_lines().into_iter().enumerate() {
+            line(format!("  {}{text}", if index == 0 { "mesh      " } else { "          " }));
         }
         for (index, text) in self.backend_lines().into_iter().enumerate() {
             line(format!("  {}{text}", if index == 0 { "backends  " } else { "          " }));
@@ -62,7 +61,7 @@ impl Banner {
         line(String::new());
         match self.seed() {
             Some(seed) => {
-                line("  On the next machine:".to_owned());
+                line("  On the next machine (on this network --seed-peer is not needed):".to_owned());
                 line(format!("    {}", bold(&format!("atmosphere start --seed-peer {seed}"))));
             }
             None => {
@@ -72,7 +71,39 @@ impl Banner {
         line("  For any OpenAI client:".to_owned());
         let key = if self.wants_key { "<one of this node's keys>" } else { "none" };
         line(format!("    OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={key}", self.api_url));
+        line("  To try it, in another window (Ctrl-C stops this node):".to_owned());
+        line(format!("    {}", bold("atmosphere chat \"How do I care for my llama?\"")));
         out
+    }
+
+    /// Where other machines reach the mesh, the likeliest first: the addresses by port, since QUIC and TCP have the same.
+    fn mesh_lines(&self) -> Vec<String> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut others = Vec::new();
+        for address in &self.listening {
+            match place(address) {
+                Some(found) if found.rank(&self.virtual_addresses).is_none() => {}
+                Some(found) => match places.iter_mut().find(|known| (known.ip, known.port) == (found.ip, found.port)) {
+                    Some(known) => (known.udp, known.tcp) = (known.udp || found.udp, known.tcp || found.tcp),
+                    None => places.push(found),
+                },
+                None => others.push(name(address)),
+            }
+        }
+        places.sort_by_key(|place| (place.rank(&self.virtual_addresses), place.ip));
+        let mut lines: Vec<String> = places
+            .iter()
+            .map(|place| {
+                let transports = match (place.udp, place.tcp) {
+                    (true, true) => "UDP and TCP",
+                    (true, false) => "UDP",
+                    _ => "TCP",
+                };
+                format!("{} port {} {transports}", place.ip, place.port)
+            })
+            .collect();
+        lines.append(&mut others);
+        lines
     }
 
     fn backend_lines(&self) -> Vec<String> {
@@ -102,75 +133,60 @@ impl Banner {
     pub fn seed(&self) -> Option<String> {
         self.listening
             .iter()
-            .filter_map(|address| ipv4_and_port(address))
-            .filter_map(|(ip, port)| Some((rank(ip, self.virtual_addresses.contains(&ip.into()))?, ip, port)))
+            .filter_map(|address| place(address).filter(|place| place.ip.is_ipv4()))
+            .filter_map(|place| Some((place.rank(&self.virtual_addresses)?, place.ip, place.port)))
             .min()
             .map(|(_, ip, port)| format!("{ip}:{port}"))
     }
 }
 
-/// The address and port of `/ip4/IP/udp|tcp/PORT…`.
-fn ipv4_and_port(multiaddr: &str) -> Option<(Ipv4Addr, u16)> {
+/// Where the mesh listens.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    ip: IpAddr,
+    port: u16,
+    udp: bool,
+    tcp: bool,
+}
+
+/// The place in `/ip4/IP/udp|tcp/PORT…` or `/ip6/…`.
+fn place(multiaddr: &str) -> Option<Place> {
     let mut parts = multiaddr.split('/');
-    let (Some(""), Some("ip4"), Some(ip), Some("udp" | "tcp"), Some(port)) =
+    let (Some(""), Some("ip4" | "ip6"), Some(ip), Some(transport @ ("udp" | "tcp")), Some(port)) =
         (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return None;
     };
-    Some((ip.parse().ok()?, port.parse().ok()?))
+    Some(Place { ip: ip.parse().ok()?, port: port.parse().ok()?, udp: transport == "udp", tcp: transport == "tcp" })
 }
 
-fn is_loopback(multiaddr: &str) -> bool {
-    multiaddr.starts_with("/ip4/127.") || multiaddr.starts_with("/ip6/::1/")
-}
-
-/// How likely it is that a neighbour reaches this address; lower is likelier. `None`: nobody does.
-fn rank(ip: Ipv4Addr, is_virtual: bool) -> Option<u8> {
-    if ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() {
-        return None;
+impl Place {
+    /// How likely it is that a neighbour reaches this address; lower is likelier. `None`: nobody does, or only with the
+    /// name of an interface of its own.
+    fn rank(&self, virtual_addresses: &[IpAddr]) -> Option<u8> {
+        let base = match self.ip {
+            ip if ip.is_loopback() || ip.is_unspecified() => return None,
+            IpAddr::V4(ip) if ip.is_link_local() => return None,
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => return None,
+            IpAddr::V4(ip) => match ip.octets() {
+                [192, 168, ..] => 0,
+                [10, ..] => 1,
+                _ if ip.is_private() => 2,
+                // Shared space: overlay networks such as Tailscale.
+                [100, 64..128, ..] => 3,
+                _ => 4,
+            },
+            IpAddr::V6(_) => 5,
+        };
+        // Any real interface is likelier than a bridge of containers.
+        Some(if virtual_addresses.contains(&self.ip) { base + 10 } else { base })
     }
-    let [a, b, ..] = ip.octets();
-    let base = match (a, b) {
-        (192, 168) => 0,
-        (10, _) => 1,
-        _ if ip.is_private() => 2,
-        // Shared space: overlay networks such as Tailscale.
-        (100, 64..128) => 3,
-        _ => 4,
-    };
-    // Any real interface is likelier than a bridge of containers.
-    Some(if is_virtual { base + 10 } else { base })
-}
-
-/// Addresses of this machine's interfaces that no other machine is behind, by the names that container engines and
-/// virtual machines give them.
-#[must_use]
-pub fn virtual_addresses() -> Vec<IpAddr> {
-    const PREFIXES: &[&str] = &[
-        "docker",
-        "br-",
-        "veth",
-        "virbr",
-        "vmnet",
-        "vboxnet",
-        "cni",
-        "flannel",
-        "cali",
-        "lxc",
-        "lxd",
-        "podman",
-        "vEthernet",
-    ];
-    if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|interface| PREFIXES.iter().any(|prefix| interface.name.starts_with(prefix)))
-        .map(|interface| interface.ip())
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn banner() -> Banner {
@@ -199,7 +215,9 @@ mod tests {
                 "/ip4/127.0.0.1/udp/11450/quic-v1".into(),
                 "/ip4/172.17.0.1/udp/11450/quic-v1".into(),
                 "/ip4/192.168.1.20/udp/11450/quic-v1".into(),
+                "/ip4/192.168.1.20/tcp/11450".into(),
                 "/ip6/fd00::1/tcp/11450".into(),
+                "/ip6/fe80::1/tcp/11450".into(),
             ],
             virtual_addresses: vec![Ipv4Addr::new(172, 17, 0, 1).into()],
         }

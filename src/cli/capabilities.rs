@@ -7,13 +7,13 @@ use super::output::{Column, Output, milliseconds, short_id};
 use super::shapes::{Capabilities, Capability};
 
 const COLUMNS: &[Column] = &[
-    ("type", false),
-    ("model", false),
-    ("node", false),
-    ("project", false),
-    ("domain", false),
-    ("state", false),
-    ("round trip", true),
+    Column::text("type"),
+    Column::text("model"),
+    Column::text("node"),
+    Column::text("project").minor(),
+    Column::text("domain").minor(),
+    Column::text("state").minor(),
+    Column::number("round trip").minor(),
 ];
 
 pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Result<(), CliError> {
@@ -30,8 +30,11 @@ pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Res
     }
     let mut found: Capabilities = parse(&client, &body)?;
     if found.capabilities.is_empty() {
-        let what = if query.is_empty() { "The mesh has no capabilities" } else { "The mesh has no such capabilities" };
-        output.note(format!("{what}; `atmosphere status` shows the backends."));
+        output.note(if query.is_empty() {
+            "The mesh can do nothing yet; `atmosphere status` shows why."
+        } else {
+            "Nothing in the mesh is of that kind; `atmosphere capabilities` without filters lists everything."
+        });
         return Ok(());
     }
     let model = |capability: &Capability| {
@@ -50,7 +53,8 @@ pub(super) async fn run(args: &CapabilitiesArgs, output: &mut Output<'_>) -> Res
             capability.project.clone().unwrap_or_default(),
             capability.domain.clone().unwrap_or_default(),
             capability.state.clone().filter(|state| state != "unknown").unwrap_or_default(),
-            capability.latency_ms.map(milliseconds).unwrap_or_default(),
+            // None to this node itself.
+            capability.latency_ms.filter(|ms| *ms > 0.0).map(milliseconds).unwrap_or_default(),
         ]
     };
     Ok(output.table(COLUMNS, &found.capabilities.iter().map(row).collect::<Vec<_>>())?)

@@ -20,10 +20,11 @@ mod status;
 
 use std::io::{self, Read, Write};
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, JoinArgs, RouteArgs, StartArgs};
-pub use banner::{Banner, FoundBackend, virtual_addresses};
+pub use banner::{Banner, FoundBackend};
 pub use error::CliError;
 pub use output::{Look, Output};
 
@@ -35,6 +36,11 @@ const MAX_STDIN_BYTES: u64 = 32 << 20;
 pub fn run() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        // Who types the name alone wants to know what there is, and has made no mistake.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = writeln!(anstream::stdout(), "{}", error.render().ansi());
+            return 0;
+        }
         Err(error) => {
             // Help and version go to stdout and are no failure; a closed pipe is nobody's business.
             let _ = error.print();

@@ -21,14 +21,14 @@ pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<()
 /// The nodes, this one first, then the nearest.
 pub(super) fn table(nodes: &[Node], output: &mut Output<'_>) -> io::Result<()> {
     const COLUMNS: &[Column] = &[
-        ("name", false),
-        ("id", false),
-        ("status", false),
-        ("path", false),
-        ("round trip", true),
-        ("load", false),
-        ("capabilities", true),
-        ("version", false),
+        Column::text("name"),
+        Column::text("id").minor(),
+        Column::text("status"),
+        Column::text("path").minor(),
+        Column::number("round trip"),
+        Column::text("load").minor(),
+        Column::number("capabilities"),
+        Column::text("version").minor(),
     ];
     let mut nodes: Vec<&Node> = nodes.iter().collect();
     nodes.sort_by(|a, b| {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 
 /// How the output looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,11 +48,65 @@ impl std::fmt::Debug for Output<'_> {
     }
 }
 
-/// Longest cell whose column is never wrapped: most model names fit, and two of them still leave room on a terminal.
-const UNWRAPPED: usize = 28;
+/// Narrowest that a column of words becomes: below it, names are read letter by letter.
+const NARROWEST: usize = 14;
 
-/// A column: its heading, and whether it holds numbers.
-pub(super) type Column = (&'static str, bool);
+/// What stands between two columns.
+const GAP: usize = 2;
+
+/// A column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Column {
+    heading: &'static str,
+    /// Numbers stand to the right, and are never wrapped.
+    number: bool,
+    /// Left out where a terminal is too narrow for it.
+    minor: bool,
+}
+
+impl Column {
+    /// A column of words.
+    pub(super) const fn text(heading: &'static str) -> Self {
+        Self { heading, number: false, minor: false }
+    }
+
+    /// A column of numbers.
+    pub(super) const fn number(heading: &'static str) -> Self {
+        Self { heading, number: true, minor: false }
+    }
+
+    /// The first to go where there is no room; of several such columns, the rightmost goes first.
+    pub(super) const fn minor(self) -> Self {
+        Self { minor: true, ..self }
+    }
+}
+
+/// Which columns are shown on a terminal of `width`, and how wide each is. Those that need most give way first, but
+/// none becomes narrower than what can be read.
+fn fit(columns: &[Column], natural: &[usize], width: usize) -> Vec<(usize, usize)> {
+    let mut shown: Vec<(usize, usize)> = natural.iter().copied().enumerate().collect();
+    let needed = |shown: &[(usize, usize)]| shown.iter().map(|(_, width)| width + GAP).sum::<usize>();
+    // What the columns would need if each gave way as far as it can.
+    let least = |shown: &[(usize, usize)]| {
+        let least = |(index, width): &(usize, usize)| match columns[*index].number {
+            true => *width + GAP,
+            false => (*width).min(NARROWEST) + GAP,
+        };
+        shown.iter().map(least).sum::<usize>()
+    };
+    while least(&shown) > width {
+        let Some(minor) = shown.iter().rposition(|(index, _)| columns[*index].minor) else { break };
+        shown.remove(minor);
+    }
+    while needed(&shown) > width {
+        let widest = shown.iter_mut().filter(|(index, _)| !columns[*index].number).max_by_key(|(_, width)| *width);
+        match widest {
+            Some((_, width)) if *width > NARROWEST => *width -= 1,
+            _ => break,
+        }
+    }
+    shown
+}
 
 impl Output<'_> {
     /// Writes a line.
@@ -78,38 +132,73 @@ impl Output<'_> {
         self.out.flush()
     }
 
+    /// Writes text, wrapped between words on a terminal, each line below the other behind `indent`.
+    pub(super) fn paragraph(&mut self, indent: &str, text: &str) -> io::Result<()> {
+        let width = match self.look {
+            Look { terminal: true, width: Some(width), .. } => usize::from(width).saturating_sub(indent.len()),
+            _ => usize::MAX,
+        };
+        let mut line = String::new();
+        let mut used = 0;
+        for word in text.split(' ') {
+            let length = word.chars().count();
+            if used > 0 && used + 1 + length > width {
+                self.line(format!("{indent}{line}"))?;
+                line.clear();
+                used = 0;
+            }
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += length;
+        }
+        self.line(format!("{indent}{line}"))
+    }
+
     /// Writes rows under headings. An empty cell is `-`, so that scripts can count columns.
     pub(super) fn table(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
+        let cells: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { name(cell) }).collect())
+            .collect();
+        let natural: Vec<usize> = columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| {
+                let longest = cells.iter().filter_map(|row| row.get(index)).map(|cell| cell.chars().count()).max();
+                longest.unwrap_or(0).max(column.heading.chars().count())
+            })
+            .collect();
+        let width = match self.look {
+            Look { terminal: true, width: Some(width), .. } => usize::from(width),
+            _ => usize::MAX,
+        };
+        let shown = fit(columns, &natural, width);
+
         let mut table = Table::new();
-        table.load_style(comfy_table::presets::NOTHING);
-        match self.look {
-            Look { terminal: true, width: Some(width), .. } => {
-                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-            }
-            _ => {
-                table.set_content_arrangement(ContentArrangement::Disabled);
-            }
-        }
-        table.force_no_tty();
+        // Every column has its width already; the arrangement is what wraps at it.
+        table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(u16::MAX).force_no_tty();
         if self.look.colour {
             table.enforce_styling();
         }
-        let heading = |(name, _): &Column| Cell::new(name.to_uppercase()).add_attribute(Attribute::Bold);
-        table.set_header(columns.iter().map(heading));
-        for row in rows {
-            table.add_row(row.iter().map(|cell| if cell.is_empty() { Cell::new("-") } else { Cell::new(name(cell)) }));
+        let heading = |(index, _): &(usize, usize)| {
+            Cell::new(columns[*index].heading.to_uppercase()).add_attribute(Attribute::Bold)
+        };
+        table.set_header(shown.iter().map(heading));
+        for row in &cells {
+            table.add_row(shown.iter().map(|(index, _)| Cell::new(row.get(*index).map_or("-", String::as_str))));
         }
-        for (index, (_, number)) in columns.iter().enumerate() {
-            let Some(column) = table.column_mut(index) else { continue };
-            column.set_padding((0, 2));
-            if *number {
+        for (place, (index, width)) in shown.iter().enumerate() {
+            let Some(column) = table.column_mut(place) else { continue };
+            column.set_padding((0, GAP as u16));
+            if columns[*index].number {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            let longest = rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.chars().count()).max();
-            // A number or a short name that is wrapped is read wrongly; sentences can give way.
-            if *number || longest.is_none_or(|longest| longest <= UNWRAPPED) {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
+            let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
+            column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
         }
         self.line(table.trim_fmt())
     }
@@ -193,6 +282,29 @@ mod tests {
         assert_eq!(counted(1, "capability"), "1 capability");
         assert_eq!(counted(0, "capability"), "0 capabilities");
         assert_eq!(counted(2, "node"), "2 nodes");
+    }
+
+    #[test]
+    fn a_narrow_table_loses_minor_columns_and_shortens_the_widest_but_stays_readable() {
+        const COLUMNS: &[Column] =
+            &[Column::text("name"), Column::text("model"), Column::number("round trip"), Column::text("id").minor()];
+        let natural = [8, 40, 10, 8];
+        assert_eq!(fit(COLUMNS, &natural, 100), [(0, 8), (1, 40), (2, 10), (3, 8)]);
+        assert_eq!(fit(COLUMNS, &natural, 60), [(0, 8), (1, 26), (2, 10), (3, 8)]);
+        assert_eq!(fit(COLUMNS, &natural, 40), [(0, 8), (1, 16), (2, 10)]);
+        assert_eq!(fit(COLUMNS, &natural, 20), [(0, 8), (1, 14), (2, 10)], "readable goes before fitting");
+        assert_eq!(fit(COLUMNS, &[], 20), []);
+    }
+
+    #[test]
+    fn a_paragraph_is_wrapped_between_words_on_a_terminal_only() {
+        for (width, expected) in [(Some(12), "  one two\n  three\n"), (None, "  one two three\n")] {
+            let mut out = Vec::new();
+            let look = Look { terminal: width.is_some(), colour: false, width };
+            let mut output = Output { out: &mut out, err: &mut Vec::new(), look };
+            output.paragraph("  ", "one two three").expect("written");
+            assert_eq!(String::from_utf8(out).expect("text"), expected);
+        }
     }
 
     #[test]

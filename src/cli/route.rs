@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::args::RouteArgs;
 use super::client::{Client, parse};
 use super::error::CliError;
-use super::output::{Column, Output, milliseconds, name, short_id};
+use super::output::{Column, Output, counted, milliseconds, name, short_id};
 use super::shapes::{Candidate, Decision, Routed};
 
 /// Rows that are shown of each table: what one sees without scrolling.
@@ -43,12 +43,10 @@ fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
             let model = chosen.model.as_deref().filter(|model| !model.is_empty()).unwrap_or(&chosen.capability);
             let headline = format!("{} on {}", name(model), name(node));
             output.line(output.good(&output.bold(&headline)))?;
+            output.paragraph("  ", &name(&decision.reason))?;
         }
+        // Why not is the error that this verb ends with.
         None => output.line(output.bad("nobody can answer this"))?,
-    }
-    output.line(format!("  {}", name(&decision.reason)))?;
-    if decision.abstained {
-        output.line("  Nothing matched well enough by meaning, so a general model takes it.")?;
     }
     if !decision.candidates.is_empty() {
         output.line("")?;
@@ -56,13 +54,36 @@ fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
     }
     if !decision.rejected.is_empty() {
         output.line("\nrejected")?;
-        const COLUMNS: &[Column] = &[("node", false), ("model", false), ("reason", false)];
-        let row = |candidate: &Candidate| vec![node(candidate), model(candidate), candidate.reason.clone()];
-        output.table(COLUMNS, &decision.rejected.iter().take(SHOWN).map(row).collect::<Vec<_>>())?;
-        rest(decision.rejected.len(), output)?;
+        rejected(&decision.rejected, output)?;
     }
     let took = decision.elapsed_us.map(|us| format!(" in {us:.0} µs")).unwrap_or_default();
-    output.line(format!("\ntarget {}, decided{took}, decision {}", name(&decision.target), name(&decision.id)))
+    let last = format!("target {}, decided{took}, decision {}", name(&decision.target), name(&decision.id));
+    output.line("")?;
+    output.paragraph("", &last)
+}
+
+/// Who cannot do it, and why. Nodes that lack the same are one row: every node has the built-in embedder, and none of
+/// them chats.
+fn rejected(rejected: &[Candidate], output: &mut Output<'_>) -> io::Result<()> {
+    const COLUMNS: &[Column] = &[Column::text("model"), Column::text("node"), Column::text("reason")];
+    /// More names than these are only counted.
+    const NAMED: usize = 2;
+    let mut groups: Vec<(&Candidate, Vec<String>)> = Vec::new();
+    for candidate in rejected {
+        let same = |(other, _): &&mut (&Candidate, Vec<String>)| {
+            other.reason == candidate.reason && model(other) == model(candidate)
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, nodes)) => nodes.push(node(candidate)),
+            None => groups.push((candidate, vec![node(candidate)])),
+        }
+    }
+    let row = |(candidate, nodes): &(&Candidate, Vec<String>)| {
+        let nodes = if nodes.len() > NAMED { counted(nodes.len() as u64, "node") } else { nodes.join(", ") };
+        vec![model(candidate), nodes, candidate.reason.clone()]
+    };
+    output.table(COLUMNS, &groups.iter().take(SHOWN).map(row).collect::<Vec<_>>())?;
+    rest(groups.len(), output)
 }
 
 /// The candidates, best first, with the predicted time and what it is made of. Rates that are guessed and not
@@ -70,10 +91,11 @@ fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
 fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<()> {
     let anybody = |part: &str| candidates.iter().any(|c| c.part(part).is_some_and(|value| value != 0.0));
     let (has_match, has_quality) = (anybody("similarity"), anybody("quality"));
-    let mut columns: Vec<Column> = vec![("", true), ("node", false), ("model", false), ("answer in", true)];
-    columns.extend(has_match.then_some(("match", true)));
-    columns.extend(has_quality.then_some(("quality", true)));
-    columns.push(("of that", false));
+    let mut columns =
+        vec![Column::number(""), Column::text("model"), Column::text("node"), Column::number("answer in")];
+    columns.extend(has_match.then_some(Column::number("match")));
+    columns.extend(has_quality.then_some(Column::number("quality").minor()));
+    columns.push(Column::text("of that").minor());
     let is_guess = |candidate: &Candidate| candidate.parts.get("measured").and_then(Value::as_bool) == Some(false);
     let shown = &candidates[..candidates.len().min(SHOWN)];
     let rows: Vec<Vec<String>> = shown
@@ -83,7 +105,7 @@ fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<(
             let predicted = candidate.predicted_ms.map(milliseconds).unwrap_or_default();
             let mark = if is_guess(candidate) { "~" } else { "" };
             let mut row =
-                vec![(index + 1).to_string(), node(candidate), model(candidate), format!("{mark}{predicted}")];
+                vec![(index + 1).to_string(), model(candidate), node(candidate), format!("{mark}{predicted}")];
             let two = |part: &str| candidate.part(part).map(|value| format!("{value:.2}")).unwrap_or_default();
             row.extend(has_match.then(|| two("similarity")));
             row.extend(has_quality.then(|| two("quality")));
@@ -94,7 +116,7 @@ fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<(
     output.table(&columns, &rows)?;
     rest(candidates.len(), output)?;
     if shown.iter().any(is_guess) {
-        output.line("~ guessed: no answer of this model on this node has been measured yet")?;
+        output.paragraph("", "~ guessed: no answer of this model on this node has been measured yet")?;
     }
     Ok(())
 }

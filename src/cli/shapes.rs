@@ -116,7 +116,6 @@ pub(super) struct Decision {
     pub target: String,
     pub chosen: Option<Chosen>,
     pub reason: String,
-    pub abstained: bool,
     pub candidates: Vec<Candidate>,
     pub rejected: Vec<Candidate>,
     pub no_route: Option<NoRoute>,

@@ -5,10 +5,11 @@ use std::error::Error;
 use std::io::Write;
 
 use super::args::StartArgs;
-use super::banner::{Banner, FoundBackend, virtual_addresses};
+use super::banner::{Banner, FoundBackend};
 use super::error::CliError;
 use super::output::Output;
 use crate::config::{self, Config, FlagValue, Sources};
+use crate::mesh::Interfaces;
 use crate::node::{self, Up};
 use crate::telemetry;
 
@@ -57,7 +58,7 @@ fn banner(up: &Up) -> Banner {
             })
             .collect(),
         listening: up.listening.clone(),
-        virtual_addresses: virtual_addresses(),
+        virtual_addresses: Interfaces::now().virtual_addresses(),
     }
 }
 

@@ -8,10 +8,7 @@ use url::Url;
 use super::fields::near;
 use super::parse;
 use super::secret::{Secret, without_userinfo};
-
-/// Kinds of backend that a provider exists for.
-pub const BACKEND_KINDS: &[&str] =
-    &["ollama", "llamafarm", "universal", "openai", "vllm", "llamacpp", "lmstudio", "sglang", "localai", "lemonade"];
+use crate::provider::BackendKind;
 
 const KEYS: &[&str] =
     &["kind", "url", "key", "key_env", "name", "models", "namespaces", "shared", "concurrency", "domain"];
@@ -22,8 +19,8 @@ const MAX_CONCURRENCY: usize = 4096;
 /// A backend as its owner described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// One of [`BACKEND_KINDS`]; `None`: to be found out by asking it.
-    pub kind: Option<String>,
+    /// What it is; `None`: to be found out by asking it.
+    pub kind: Option<BackendKind>,
     /// Where it is, without user and password.
     pub url: Url,
     /// What it wants in `Authorization`.
@@ -172,15 +169,13 @@ fn from_table(table: &Dict, env: &BTreeMap<String, String>, at: &str, faults: &m
     Some(Backend { kind, url, key, name, models, namespaces, shared, concurrency, domain })
 }
 
-/// The kind as [`BACKEND_KINDS`] spells it: `llama.cpp` and `LM-Studio` are fine.
-fn check_kind(kind: &str) -> Result<String, String> {
-    let plain: String = kind.to_lowercase().chars().filter(|c| !matches!(c, '.' | '-' | '_' | ' ')).collect();
-    if BACKEND_KINDS.contains(&plain.as_str()) {
-        return Ok(plain);
-    }
-    let hint =
-        near(kind, BACKEND_KINDS.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near}?"));
-    Err(format!("{kind:?} is not a kind of backend{hint} (known: {})", BACKEND_KINDS.join(", ")))
+/// The kind, spelled freely: `llama.cpp` and `LM-Studio` are fine.
+fn check_kind(kind: &str) -> Result<BackendKind, String> {
+    kind.parse().map_err(|_| {
+        let known = BackendKind::ALL.map(BackendKind::as_str);
+        let hint = near(kind, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        format!("{kind:?} is not a kind of backend{hint} (known: {})", known.join(", "))
+    })
 }
 
 /// The URL without user and password, and the password as the key.

@@ -77,7 +77,11 @@ pub enum DataDirError {
         cause: io::Error,
     },
     /// Another node has it.
-    #[error("another atmosphere{} already uses {}; use --data-dir for a second node", pid_text(*.pid), .path.display())]
+    #[error(
+        "another atmosphere{} already uses {}: `atmosphere status` shows it, and a second node on this machine needs a \
+         --data-dir, a --port and a --gossip-port of its own",
+        pid_text(*.pid), .path.display()
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -190,7 +194,8 @@ mod tests {
         let first = DataDir::open(&path).expect("free");
         let text = DataDir::open(&path).expect_err("taken").to_string();
         let expected = format!(
-            "another atmosphere (pid {}) already uses {}; use --data-dir for a second node",
+            "another atmosphere (pid {}) already uses {}: `atmosphere status` shows it, and a second node on this machine needs a \
+             --data-dir, a --port and a --gossip-port of its own",
             std::process::id(),
             path.display()
         );

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use backend::{BACKEND_KINDS, Backend};
+pub use backend::Backend;
 pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir};
 pub use load::{Loaded, load};
 pub use parse::seed_syntax as check_seed;

@@ -111,7 +111,7 @@ fn backend(backend: &Backend) -> Value {
         }
     };
     put("url", Some(Value::String(backend.url.to_string())));
-    put("kind", backend.kind.clone().map(Value::String));
+    put("kind", backend.kind.map(|kind| Value::String(kind.to_string())));
     put("name", backend.name.clone().map(Value::String));
     put("key", backend.key.as_ref().map(|_| Value::String(REDACTED.to_owned())));
     put("models", (!backend.models.is_empty()).then(|| texts(&backend.models)));

@@ -232,7 +232,7 @@ backends = ["gpu:8080", "ollama=http://nas:11434", { url = "https://api.openai.c
     let config = setup.config();
     let [first, second, third, fourth] = &config.backends[..] else { panic!("four: {:?}", config.backends) };
     assert_eq!((first.url.as_str(), &first.kind), ("http://gpu:8080/", &None));
-    assert_eq!((second.url.as_str(), second.kind.as_deref()), ("http://nas:11434/", Some("ollama")));
+    assert_eq!((second.url.as_str(), second.kind), ("http://nas:11434/", Some(crate::provider::BackendKind::Ollama)));
     assert_eq!(third.key.as_ref().map(Secret::expose), Some("sk-123"));
     assert_eq!((third.shared, third.concurrency, third.name.as_deref()), (Some(false), Some(4), Some("cloud")));
     assert_eq!(fourth.url.as_str(), "http://far/v1");
@@ -319,4 +319,16 @@ fn the_effective_configuration_is_a_valid_file_with_origins() {
     assert_eq!(again.config(), loaded.config, "what is printed can be used");
     let text = text.replace(&setup.dir.path().display().to_string(), "DIR");
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_readme_names_every_setting() {
+    let readme = include_str!("../../README.md");
+    for field in FIELDS {
+        // A table row holds all names of one setting.
+        let row = readme.lines().find(|line| line.contains(&format!("`{}`", field.env[0])));
+        let row = row.unwrap_or_else(|| panic!("README.md does not name {}", field.env[0]));
+        assert!(row.contains(&format!("`{}`", field.path)), "{}: {row}", field.path);
+        assert!(field.flag.is_none_or(|flag| row.contains(&format!("`{flag}`"))), "{}: {row}", field.path);
+    }
 }

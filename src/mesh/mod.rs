@@ -64,7 +64,7 @@ use crate::capability::limits;
 use crate::catalog::Adverts;
 use crate::telemetry::EventBus;
 
-pub use address::{Seed, SeedError};
+pub use address::{Interfaces, Seed, SeedError};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
 pub use gate::Admission;

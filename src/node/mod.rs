@@ -131,6 +131,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     parts.registry.settled(SETTLE).await;
     *parts.phase.write() = Phase::Ready;
     let api_url = publish_address(&data_dir, &addresses)?;
+    listening(&parts.mesh).await;
     announce(&up(&parts, api_url, &config));
 
     // Only the owner's wish is a good end. Whatever watches over this process (systemd, Docker) should start it anew
@@ -179,6 +180,22 @@ async fn drain(
     if tokio::time::timeout(limit + Duration::from_secs(2), finished).await.is_err() {
         tracing::warn!(?limit, "some streams had not finished when the drain limit was over; they were cut");
     }
+}
+
+/// Waits until the mesh knows its own addresses, which the system tells one by one after the port is taken.
+async fn listening(mesh: &mesh::Handle) {
+    /// Longer takes no system; a node without any network is up all the same.
+    const LONGEST: Duration = Duration::from_secs(2);
+    /// The addresses of one machine come closer together than this.
+    const QUIET: Duration = Duration::from_millis(100);
+    let mut view = mesh.watch_view();
+    let known = async {
+        if view.wait_for(|view| !view.listening.is_empty()).await.is_ok() {
+            while let Ok(Ok(())) = tokio::time::timeout(QUIET, view.changed()).await {}
+        }
+    };
+    // What came until then is what there is to tell.
+    let _ = tokio::time::timeout(LONGEST, known).await;
 }
 
 fn publish_address(data_dir: &DataDir, addresses: &[SocketAddr]) -> Result<String, StartError> {

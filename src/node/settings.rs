@@ -51,9 +51,8 @@ pub(super) fn provider(config: &Config, embedder: Option<Arc<dyn Embedder>>) -> 
 
 fn spec(index: usize, backend: &Backend) -> Result<provider::BackendSpec, StartError> {
     let wrong = |message: String| StartError::Setting { field: format!("backends[{index}]"), message };
-    let kind = backend.kind.as_deref().map(str::parse).transpose();
     provider::BackendSpec {
-        kind: kind.map_err(|error: provider::BackendSpecError| wrong(error.to_string()))?,
+        kind: backend.kind,
         key: backend.key.as_ref().map(|key| provider::Secret::new(key.expose())),
         name: backend.name.clone(),
         models: backend.models.clone(),

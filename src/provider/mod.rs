@@ -19,8 +19,9 @@
 //!    the client, remembers which capability stands for which of the backend's models, and runs calls at OpenAI's
 //!    paths. A backend with paths of its own fills in an `exchange::Exchange`, as `llamafarm.rs` does; one with
 //!    another protocol makes the frames itself, as `builtin.rs` does.
-//! 2. Give it a [`BackendKind`], and a line in `supervise::build`. For one that is found by itself: its default port
-//!    and what it can be recognised by, in `probe.rs`.
+//! 2. Give it a [`BackendKind`] (with its line in `ALL` and `as_str`: the configuration takes its kinds from there), and
+//!    a line in `supervise::build`. For one that is found by itself: its default port and what it can be recognised by,
+//!    in `probe.rs`.
 //! 3. Write a double of it in its tests, with the scripted backend of `testing.rs`.
 //!
 //! What an implementation must hold to:
@@ -37,7 +38,8 @@
 //! * **Dropping stops.** Whoever drops the stream wants no more: close the connection, end the work.
 //! * **Nothing waits for ever.** A discovery answers in seconds; a call keeps to its `deadline`.
 //!
-//! A whole provider, which answers every chat with the same words:
+//! A whole provider, which says back what it is told, and what the node does with it: discovers, resolves, calls, and
+//! reads the frames.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -48,8 +50,17 @@
 //! use atmosphere::provider::{Provider, Registry};
 //! use futures::future::BoxFuture;
 //! use futures::{StreamExt, stream};
+//! use serde_json::{Value, json};
 //!
 //! struct Parrot;
+//!
+//! /// What it was told last.
+//! fn heard(payload: &[u8]) -> Result<String, Failure> {
+//!     let wrong = |why: &str| Failure::new(ErrorClass::Request, why);
+//!     let request: Value = serde_json::from_slice(payload).map_err(|error| wrong(&error.to_string()))?;
+//!     let last = request["messages"].as_array().and_then(|messages| messages.last());
+//!     last.and_then(|message| Some(message["content"].as_str()?.to_owned())).ok_or_else(|| wrong("nothing was said"))
+//! }
 //!
 //! impl Provider for Parrot {
 //!     fn id(&self) -> &str {
@@ -70,9 +81,25 @@
 //!             let failure = Failure::new(ErrorClass::Request, "a parrot can only chat");
 //!             return Box::pin(stream::iter([Frame::Error(failure)]));
 //!         }
-//!         let answer = r#"{"choices":[{"message":{"role":"assistant","content":"Polly!"},"finish_reason":"stop"}]}"#;
-//!         let chunk = Chunk { data: answer.into(), content_type: Some("application/json".into()) };
-//!         Box::pin(stream::iter([Frame::Chunk(chunk), Frame::End { usage: None, load: None }]))
+//!         let said = match heard(&call.payload) {
+//!             Ok(said) => said,
+//!             Err(failure) => return Box::pin(stream::iter([Frame::Error(failure)])),
+//!         };
+//!         // What the client reads: OpenAI's shapes, whole or as events. Each piece of an event stream ends an event.
+//!         let (pieces, content_type): (Vec<String>, &str) = if call.stream {
+//!             let words = said.split_inclusive(' ');
+//!             let event = |word| format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": word}}]}));
+//!             (words.map(event).chain(["data: [DONE]\n\n".to_owned()]).collect(), "text/event-stream")
+//!         } else {
+//!             let message = json!({"role": "assistant", "content": said});
+//!             let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+//!             (vec![json!({"object": "chat.completion", "choices": [choice]}).to_string()], "application/json")
+//!         };
+//!         let chunk = move |(index, data): (usize, String)| {
+//!             Frame::Chunk(Chunk { data: data.into(), content_type: (index == 0).then(|| content_type.into()) })
+//!         };
+//!         let end = Frame::End { usage: None, load: None };
+//!         Box::pin(stream::iter(pieces).enumerate().map(chunk).chain(stream::iter([end])))
 //!     }
 //!
 //!     fn concurrency(&self) -> Option<u32> {
@@ -89,14 +116,14 @@
 //!     id: "1".into(),
 //!     capability: polly.id,
 //!     operation: Operation::Chat,
-//!     payload: r#"{"messages":[{"role":"user","content":"Hello?"}]}"#.into(),
+//!     payload: r#"{"messages":[{"role":"user","content":"Hello, Polly!"}],"stream":true}"#.into(),
 //!     content_type: "application/json".into(),
-//!     stream: false,
+//!     stream: true,
 //!     deadline: std::time::Duration::from_secs(10),
 //!     headers: Default::default(),
 //! };
 //! let frames: Vec<Frame> = who.provider.call(call).collect().await;
-//! assert!(matches!(frames.last(), Some(Frame::End { .. })));
+//! assert!(matches!(&frames[..], [Frame::Chunk(_), Frame::Chunk(_), Frame::Chunk(_), Frame::End { .. }]));
 //! # });
 //! ```
 

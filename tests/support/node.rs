@@ -423,18 +423,8 @@ impl TestNode {
     /// Runs a verb of the command line against this node.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(PROGRAM);
-        command
-            .args(arguments)
-            .env("ATMOSPHERE_URL", self.url(""))
-            .env("ATMOSPHERE_HOME", self.data_dir())
-            .env("HOME", self.home.path())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        tokio::time::timeout(PATIENCE, command.output())
-            .await
-            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
-            .expect("the program can be started")
+        command.env("ATMOSPHERE_URL", self.url("")).env("ATMOSPHERE_HOME", self.data_dir());
+        to_the_end(command, arguments, self.home.path()).await
     }
 }
 
@@ -507,13 +497,12 @@ impl std::ops::IndexMut<usize> for Cluster {
 /// Runs the program without a node, to its end.
 pub async fn program(arguments: &[&str], home: &Path) -> Output {
     let mut command = tokio::process::Command::new(PROGRAM);
-    command
-        .args(arguments)
-        .env("HOME", home)
-        .env("NO_COLOR", "1")
-        .env_remove("ATMOSPHERE_HOME")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.env_remove("ATMOSPHERE_HOME");
+    to_the_end(command, arguments, home).await
+}
+
+async fn to_the_end(mut command: tokio::process::Command, arguments: &[&str], home: &Path) -> Output {
+    command.args(arguments).env("HOME", home).env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);
     tokio::time::timeout(PATIENCE, command.output())
         .await
         .unwrap_or_else(|_| panic!("{arguments:?} does not end"))

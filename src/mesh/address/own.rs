@@ -27,6 +27,12 @@ impl Interfaces {
         self.0.iter().map(|(ip, _)| *ip).collect()
     }
 
+    /// The addresses that no other machine is behind: bridges to containers and virtual machines.
+    #[must_use]
+    pub fn virtual_addresses(&self) -> Vec<IpAddr> {
+        self.0.iter().filter(|(_, name)| begins(&VIRTUAL, name)).map(|(ip, _)| *ip).collect()
+    }
+
     fn name(&self, ip: IpAddr) -> Option<&str> {
         self.0.iter().find(|(other, _)| *other == ip).map(|(_, name)| name.as_str())
     }
@@ -56,6 +62,10 @@ const VIRTUAL: [&str; 17] = [
 /// Beginnings of the names of interfaces of overlay networks: good, but slower than what they run over.
 const OVERLAY: [&str; 6] = ["tun", "wg", "tailscale", "utun", "zt", "nebula"];
 
+fn begins(list: &[&str], name: &str) -> bool {
+    list.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Own addresses that are worth telling others, best first and not more than fit in an advert.
 ///
 /// Loopback addresses are told only when there is nothing else, as for nodes that live on one machine.
@@ -78,7 +88,6 @@ pub fn rank_own(addresses: impl IntoIterator<Item = Multiaddr>, interfaces: &Int
 /// Lower is better: kind of network, then QUIC before TCP, then IPv4 before IPv6, whose many temporary
 /// addresses would otherwise fill the list.
 fn rank(address: &Multiaddr, interfaces: &Interfaces) -> (u8, u8, u8) {
-    let begins = |list: &[&str], name: &str| list.iter().any(|prefix| name.starts_with(prefix));
     let network = match ip_of(address) {
         _ if is_relayed(address) => 4,
         None => 0,

@@ -232,6 +232,8 @@ pub fn explain(error: &DialError) -> String {
             None => "no address of it could be dialled".to_owned(),
         },
     };
+    // The resolver tells the whole query.
+    let text = if text.starts_with("no records found for") { "there is no such name in the DNS" } else { &text };
     let text = text.split(" (os error").next().unwrap_or_default().trim_end_matches('.');
     let mut text: String = text.chars().filter(|char| !char.is_control()).take(MAX_REASON_CHARS).collect();
     // System errors begin with a capital; here they stand within a sentence.
