@@ -29,6 +29,7 @@ use super::identity::Identity;
 use super::settings::{RelayServer, Settings};
 use super::streams;
 use super::sync::SyncCodec;
+use crate::telemetry::Metrics;
 
 /// Connections that are being made, each way. Bounds handshakes before the gate has seen them.
 const MAX_PENDING: u32 = 64;
@@ -44,6 +45,10 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A ping without an answer for this long means that the far end is gone: no path takes so long.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on which no ping was answered for this long is dead. libp2p's own count forgives a first failure, and
+/// so takes twice as long.
+pub const PING_SILENCE: Duration = Duration::from_secs(PING_INTERVAL.as_secs() + PING_TIMEOUT.as_secs());
 
 /// Two nodes that start together on one network find each other within this, whoever asked first.
 const MDNS_INTERVAL: Duration = Duration::from_secs(4);
@@ -154,6 +159,7 @@ pub fn build(
     identity: &Identity,
     relay_client: relay::client::Behaviour,
     streams: streams::Behaviour,
+    metrics: &Metrics,
 ) -> io::Result<Behaviour> {
     let own = identity.peer_id();
     let limits = ConnectionLimits::default()
@@ -180,7 +186,7 @@ pub fn build(
         upnp: (wide && settings.upnp).then(upnp::tokio::Behaviour::default).into(),
         mdns: settings.mdns.then(|| mdns(own)).flatten().into(),
         kad: kad(mesh, own),
-        gossip: gossip(mesh)?,
+        gossip: gossip(mesh, metrics)?,
         sync: sync(mesh),
         streams,
     })
@@ -240,7 +246,7 @@ fn kad(mesh: MeshId, own: libp2p::PeerId) -> kad::Behaviour<MemoryStore> {
     kad
 }
 
-fn gossip(mesh: MeshId) -> io::Result<Gossip> {
+fn gossip(mesh: MeshId, metrics: &Metrics) -> io::Result<Gossip> {
     let prefix = mesh.protocol("gossip");
     let config = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(prefix.as_ref().to_owned())
@@ -272,8 +278,12 @@ fn gossip(mesh: MeshId) -> io::Result<Gossip> {
         max_subscribed_topics: 4,
         max_subscriptions_per_request: 16,
     };
-    let mut gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
+    let gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
         .map_err(io::Error::other)?;
+    let mut gossip = metrics.with_registry(|registry| {
+        let registry = registry.sub_registry_with_prefix("libp2p").sub_registry_with_prefix("gossip");
+        gossip.with_metrics(registry, gossipsub::MetricsConfig::default())
+    });
     gossip.subscribe(&topic).map_err(io::Error::other)?;
     Ok(gossip)
 }

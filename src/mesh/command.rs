@@ -47,6 +47,9 @@ pub enum Command {
     },
     /// Tell the mesh that this node leaves, and go on with what runs.
     SayGoodbye,
+    /// Fail, as a fault in a behaviour would make it.
+    #[cfg(test)]
+    Panic,
     /// Say goodbye and stop.
     Leave {
         /// Told when it is done.

@@ -37,6 +37,8 @@ pub struct Link {
     pub address: String,
     /// Since when.
     pub since: Instant,
+    /// When it was made, or when a ping on it was last answered.
+    pub heard: Instant,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
 }
@@ -82,10 +84,11 @@ impl Connections {
     }
 
     /// A round trip was measured. Returns whether it is worth showing: the first, or a tenth off the last.
-    pub fn measured(&mut self, node: &PeerId, id: ConnectionId, rtt: Duration) -> bool {
+    pub fn measured(&mut self, node: &PeerId, id: ConnectionId, rtt: Duration, now: Instant) -> bool {
         let Some(link) = self.links.get_mut(node).and_then(|links| links.iter_mut().find(|link| link.id == id)) else {
             return false;
         };
+        link.heard = now;
         let before = link.rtt.replace(rtt);
         before.is_none_or(|before| before.abs_diff(rtt) > before / 10)
     }
@@ -99,6 +102,12 @@ impl Connections {
     /// The connected nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &PeerId> {
         self.links.keys()
+    }
+
+    /// How many connections there are to a node.
+    #[must_use]
+    pub fn count(&self, node: &PeerId) -> usize {
+        self.links.get(node).map_or(0, Vec::len)
     }
 
     /// How many nodes are connected.
@@ -144,6 +153,27 @@ impl Connections {
             );
         }
         superfluous
+    }
+
+    /// Connections on which nothing was heard for so long.
+    #[must_use]
+    pub fn silent(&self, now: Instant, longest: Duration) -> Vec<(PeerId, ConnectionId)> {
+        let all = self.links.iter().flat_map(|(node, links)| links.iter().map(|link| (*node, link)));
+        all.filter(|(_, link)| now.saturating_duration_since(link.heard) > longest)
+            .map(|(node, link)| (node, link.id))
+            .collect()
+    }
+
+    /// Nodes whose every connection is older than that.
+    #[must_use]
+    pub fn all_older_than(&self, now: Instant, age: Duration) -> Vec<PeerId> {
+        let old = |link: &Link| now.saturating_duration_since(link.since) > age;
+        self.links.iter().filter(|(_, links)| links.iter().all(old)).map(|(node, _)| *node).collect()
+    }
+
+    /// Path and transport of every connection.
+    pub fn kinds(&self) -> impl Iterator<Item = (PathClass, LinkTransport)> {
+        self.links.values().flatten().map(|link| (link.path, link.transport))
     }
 
     /// A node could not be reached, or was lost. `jitter` is between 0 and 1.
@@ -199,7 +229,16 @@ mod tests {
     use super::*;
 
     fn link(id: usize, path: PathClass, transport: LinkTransport, dialled: bool, since: Instant) -> Link {
-        Link { id: ConnectionId::new_unchecked(id), path, transport, dialled, address: String::new(), since, rtt: None }
+        Link {
+            id: ConnectionId::new_unchecked(id),
+            path,
+            transport,
+            dialled,
+            address: String::new(),
+            since,
+            heard: since,
+            rtt: None,
+        }
     }
 
     fn two_ids() -> (PeerId, PeerId) {
@@ -241,6 +280,23 @@ mod tests {
         assert_eq!(connections.duplicates(later, |_, _| false), [ConnectionId::new_unchecked(1)]);
         assert!(!connections.closed(&other, ConnectionId::new_unchecked(1)));
         assert!(connections.closed(&other, ConnectionId::new_unchecked(2)));
+    }
+
+    #[test]
+    fn a_connection_without_answers_to_pings_is_silent() {
+        let (own, other) = two_ids();
+        let (now, longest) = (Instant::now(), Duration::from_secs(10));
+        let mut connections = Connections::new(own);
+        connections.opened(other, link(1, PathClass::Lan, LinkTransport::Tcp, true, now));
+        connections.opened(other, link(2, PathClass::Lan, LinkTransport::Quic, true, now));
+        assert!(connections.silent(now + longest, longest).is_empty());
+        let id = ConnectionId::new_unchecked(2);
+        connections.measured(&other, id, Duration::from_millis(1), now + longest / 2);
+        let later = now + longest + Duration::from_millis(1);
+        assert_eq!(connections.silent(later, longest), [(other, ConnectionId::new_unchecked(1))]);
+        assert_eq!(connections.all_older_than(later, longest), [other]);
+        connections.opened(other, link(3, PathClass::Lan, LinkTransport::Quic, true, later));
+        assert!(connections.all_older_than(later, longest).is_empty());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use super::disk;
 /// The number's file in the data directory.
 const FILE: &str = "epoch";
 
+/// Others believe no epoch from here on; a file that says so is damaged.
+const MAX: u64 = (1 << 53) - 1;
+
 /// Hands out epochs and remembers the last one.
 #[derive(Debug)]
 pub struct Epochs {
@@ -27,6 +30,7 @@ impl Epochs {
             .as_ref()
             .and_then(|path| std::fs::read_to_string(path).ok())
             .and_then(|text| text.trim().parse().ok())
+            .filter(|epoch| *epoch < MAX)
             .unwrap_or(0);
         Self { path, last }
     }

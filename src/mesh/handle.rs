@@ -145,6 +145,12 @@ impl Handle {
         let _ = tokio::time::timeout(LEAVE_LIMIT, self.commands.send(Command::SayGoodbye)).await;
     }
 
+    /// Makes the driver panic.
+    #[cfg(test)]
+    pub(super) async fn fail(&self) {
+        let _ = self.commands.send(Command::Panic).await;
+    }
+
     /// Tells the mesh that this node leaves, closes its connections and stops the mesh. Calls that run are cut.
     pub async fn leave(&self) {
         let (reply, left) = oneshot::channel();

@@ -14,10 +14,10 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use atmosphere::mesh::{self, Identity, Settings};
-//! use atmosphere::telemetry::EventBus;
+//! use atmosphere::telemetry::{EventBus, Metrics};
 //!
 //! let settings = Settings { node_name: "nas".into(), seeds: vec!["laptop.local:11450".parse()?], ..Settings::default() };
-//! let (mesh, mut calls) = mesh::start(settings, Identity::generate(), EventBus::default())?;
+//! let (mesh, mut calls) = mesh::start(settings, Identity::generate(), EventBus::default(), &Metrics::default())?;
 //! let adverts = mesh.adverts();
 //! # let _ = (adverts, calls.recv().await);
 //! # Ok(())
@@ -57,12 +57,13 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use libp2p::Swarm;
 use libp2p::core::upgrade::Version;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::capability::limits;
 use crate::catalog::Adverts;
-use crate::telemetry::EventBus;
+use crate::telemetry::{EventBus, Metrics};
 
 pub use address::{Interfaces, Seed, SeedError};
 pub use call::{InboundCall, Reply};
@@ -126,6 +127,7 @@ pub fn start(
     settings: Settings,
     identity: Identity,
     events: EventBus,
+    metrics: &Metrics,
 ) -> Result<(Handle, mpsc::Receiver<InboundCall>), StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let settings = sound(settings, &identity)?;
@@ -150,7 +152,7 @@ pub fn start(
     let within = runtime.enter();
 
     let (reports, gate_reports) = mpsc::channel(REPORTS);
-    let (mut swarm, control, inbound) = make_swarm(&settings, mesh, &identity, &runtime, reports)?;
+    let (mut swarm, control, inbound) = make_swarm(&settings, mesh, &identity, &runtime, reports, metrics)?;
     let port = match settings.gossip_port {
         Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
         None => None,
@@ -180,7 +182,7 @@ pub fn start(
     let driver = driver::Driver::new(
         swarm,
         driver::Inlets { commands: asked, reports: gate_reports },
-        driver::Outlets { view, adverts, events },
+        driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
         driver::Disk { book, epochs },
         signer,
         mesh,
@@ -205,15 +207,22 @@ fn make_swarm(
     identity: &Identity,
     runtime: &tokio::runtime::Handle,
     reports: mpsc::Sender<gate::Report>,
+    metrics: &Metrics,
 ) -> Result<(Swarm<behaviour::Behaviour>, streams::Control, mpsc::Receiver<streams::Inbound>), StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let own = identity.peer_id();
     let membership = gate::Membership::Open(settings.admit);
-    let gate = gate::Gate::new(identity.clone(), mesh, membership, reports);
+    let handshakes = gate::Handshakes::register(metrics);
+    let gate = gate::Gate::new(identity.clone(), mesh, membership, handshakes, reports);
     let (transport, relay_client) =
-        transport::build(identity, gate).map_err(system("its transports cannot be set up"))?;
-    let (streams, control, inbound) = streams::new(own, mesh.protocol("call/1"));
-    let behaviour = behaviour::build(settings, mesh, identity, relay_client, streams)
+        transport::build(identity, gate, metrics).map_err(system("its transports cannot be set up"))?;
+    let dropped = metrics.register(
+        "mesh_calls_dropped",
+        "Streams of other nodes' calls that were reset because nobody took them in time",
+        Counter::default(),
+    );
+    let (streams, control, inbound) = streams::new(own, mesh.protocol("call/1"), dropped);
+    let behaviour = behaviour::build(settings, mesh, identity, relay_client, streams, metrics)
         .map_err(system("its protocols cannot be set up"))?;
     let executor = {
         let runtime = runtime.clone();

@@ -22,6 +22,12 @@ const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest wait: an owner who starts the seed sees it connect within this.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
+/// A seed that stays down for the same reason is told of again this rarely.
+const TOLD_FOR: Duration = Duration::from_secs(6 * 3600);
+
+/// Reasons that are remembered as told. A seed has a few, by turns, and none is told with each attempt.
+const MAX_TOLD: usize = 8;
+
 /// Names a seed within [`Seeds`].
 pub type SeedIndex = usize;
 
@@ -48,6 +54,24 @@ pub enum Connected {
     Already,
 }
 
+/// Why a dial failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Cause<'a> {
+    /// In words.
+    pub text: &'a str,
+    /// Whether a node answered there, and yet it came to nothing.
+    pub answered: bool,
+}
+
+/// What a failed attempt means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The seed, the cause and the way out.
+    pub text: String,
+    /// Whether the owner has not been told of it, or long ago.
+    pub is_news: bool,
+}
+
 /// All seeds.
 #[derive(Debug, Default)]
 pub struct Seeds(Vec<State>);
@@ -59,6 +83,8 @@ struct State {
     node: Option<PeerId>,
     error: Option<String>,
     failures: u32,
+    /// Errors that the owner was told of since the seed was last connected, and when.
+    told: Vec<(String, Instant)>,
 }
 
 #[derive(Debug)]
@@ -78,7 +104,14 @@ impl Seeds {
             }
             return known;
         }
-        self.0.push(State { seed, phase: Phase::Waiting { until: now }, node: None, error: None, failures: 0 });
+        self.0.push(State {
+            seed,
+            phase: Phase::Waiting { until: now },
+            node: None,
+            error: None,
+            failures: 0,
+            told: Vec::new(),
+        });
         self.0.len() - 1
     }
 
@@ -86,6 +119,12 @@ impl Seeds {
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether this one is among them, written the same.
+    #[must_use]
+    pub fn knows(&self, seed: &Seed) -> bool {
+        self.0.iter().any(|state| state.seed.as_str() == seed.as_str())
     }
 
     /// What is to be dialled now.
@@ -134,11 +173,12 @@ impl Seeds {
         state.phase = Phase::Connected;
         state.error = None;
         state.failures = 0;
+        state.told.clear();
         Some(Connected::New { instead_of: before.filter(|before| *before != node) })
     }
 
     /// A dial of this seed failed. Returns the error to report when that was the attempt's last hope.
-    pub fn failed(&mut self, seed: SeedIndex, why: &str, now: Instant, rng: &mut impl Rng) -> Option<String> {
+    pub fn failed(&mut self, seed: SeedIndex, why: Cause<'_>, now: Instant, rng: &mut impl Rng) -> Option<Failed> {
         let state = self.0.get_mut(seed)?;
         let Phase::Dialling { under_way, later, failed } = &mut state.phase else {
             return None;
@@ -162,7 +202,19 @@ impl Seeds {
         // Never less than half a second, so that an unlucky draw is no busy loop.
         let wait = longest.mul_f64(rng.random_range(0.0..1.0)).max(MIN_BACKOFF / 2);
         state.phase = Phase::Waiting { until: now + wait };
-        Some(error)
+        Some(Failed { is_news: state.tell(&error, now), text: error })
+    }
+
+    /// Whether this seed is known to be this node.
+    #[must_use]
+    pub fn known_as_itself(&self, seed: SeedIndex) -> bool {
+        self.0.get(seed).is_some_and(|state| matches!(state.phase, Phase::Itself))
+    }
+
+    /// How many are connected.
+    #[must_use]
+    pub fn connected_count(&self) -> usize {
+        self.0.iter().filter(|state| matches!(state.phase, Phase::Connected)).count()
     }
 
     /// This seed is this node: noted, and never dialled again.
@@ -214,8 +266,22 @@ impl Seeds {
     }
 }
 
-fn explain(seed: &Seed, why: &str) -> String {
+impl State {
+    /// Whether to tell the owner of this error, which then counts as told.
+    fn tell(&mut self, error: &str, now: Instant) -> bool {
+        self.told.retain(|(_, at)| now.saturating_duration_since(*at) < TOLD_FOR);
+        if self.told.len() >= MAX_TOLD || self.told.iter().any(|(told, _)| told == error) {
+            return false;
+        }
+        self.told.push((error.to_owned(), now));
+        true
+    }
+}
+
+fn explain(seed: &Seed, why: Cause<'_>) -> String {
+    let Cause { text: why, answered } = why;
     match seed.port() {
+        _ if answered => format!("cannot join by seed {seed}: {why}"),
         Some(port) => {
             format!("cannot reach seed {seed}: {why} (is atmosphere running there, and is UDP/TCP {port} open?)")
         }
@@ -247,7 +313,11 @@ mod tests {
         }
 
         fn fail(&mut self, why: &str) -> Option<String> {
-            self.seeds.failed(0, why, self.now, &mut self.rng)
+            self.fails(why).map(|failed| failed.text)
+        }
+
+        fn fails(&mut self, text: &str) -> Option<Failed> {
+            self.seeds.failed(0, Cause { text, answered: false }, self.now, &mut self.rng)
         }
     }
 
@@ -288,6 +358,50 @@ mod tests {
             let wait = bench.seeds.next_due().expect("tried again") - bench.now;
             assert!(wait >= MIN_BACKOFF / 2 && wait <= MAX_BACKOFF, "{wait:?}");
         }
+    }
+
+    #[test]
+    fn a_seed_that_stays_down_is_told_of_once_for_each_cause() {
+        let mut bench = bench();
+        let mut attempt = |why: &str| {
+            bench.now = bench.seeds.next_due().expect("tried again");
+            bench.due();
+            bench.fail(why);
+            bench.due();
+            bench.fails(why).expect("the last hope").is_news
+        };
+        assert!(attempt("connection refused"));
+        assert!(!attempt("connection refused"));
+        assert!(attempt("timed out"));
+        for _ in 0..20 {
+            assert!(!attempt("connection refused") && !attempt("timed out"));
+        }
+        bench.now += TOLD_FOR;
+        bench.due();
+        bench.fail("timed out");
+        bench.due();
+        assert!(bench.fails("timed out").expect("the last hope").is_news, "rarely, it is");
+        bench.now = bench.seeds.next_due().expect("tried again");
+        bench.due();
+        let node = PeerId::random();
+        bench.seeds.connected(0, node);
+        bench.seeds.disconnected(node, bench.now, &mut bench.rng);
+        bench.now = bench.seeds.next_due().expect("tried again");
+        bench.due();
+        bench.fail("timed out");
+        bench.due();
+        assert!(bench.fails("timed out").expect("the last hope").is_news, "it was up in between");
+    }
+
+    #[test]
+    fn a_seed_that_refuses_is_not_asked_whether_it_runs() {
+        let mut bench = bench();
+        bench.due();
+        let refused = Cause { text: "not admitted", answered: true };
+        bench.seeds.failed(0, refused, bench.now, &mut bench.rng);
+        bench.due();
+        let failed = bench.seeds.failed(0, refused, bench.now, &mut bench.rng).expect("the last hope");
+        assert_eq!(failed.text, "cannot join by seed 10.0.0.7:11450: not admitted");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod calls;
 mod faults;
 mod finding;
+mod relaying;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Handle, Identity, InboundCall, MeshView, Seed, Settings, start};
 use crate::capability::{Advert, Capability, Kind, PeerId};
 use crate::catalog::Adverts;
-use crate::telemetry::EventBus;
+use crate::telemetry::{EventBus, Metrics};
 
 /// How long a condition may take. Far more than it does, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ struct Node {
     mesh: Handle,
     calls: mpsc::Receiver<InboundCall>,
     events: EventBus,
+    metrics: Metrics,
 }
 
 /// Settings of a node that finds nobody by itself.
@@ -59,8 +61,9 @@ fn run(settings: Settings) -> Node {
 
 fn run_as(settings: Settings, identity: Identity) -> Node {
     let events = EventBus::default();
-    let (mesh, calls) = start(settings, identity, events.clone()).expect("started");
-    Node { mesh, calls, events }
+    let metrics = Metrics::default();
+    let (mesh, calls) = start(settings, identity, events.clone(), &metrics).expect("started");
+    Node { mesh, calls, events, metrics }
 }
 
 fn with_seed(mut settings: Settings, seed: &Seed) -> Settings {

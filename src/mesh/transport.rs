@@ -12,12 +12,14 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, MemoryTransport};
 use libp2p::core::upgrade::Version;
+use libp2p::metrics::BandwidthTransport;
 use libp2p::{dns, noise, quic, relay, tcp, yamux};
 
-use super::address::DialFilter;
+use super::address::{DialFilter, is_a_place, is_plain};
 use super::gate::Gate;
 use super::identity::Identity;
 use crate::capability::PeerId;
+use crate::telemetry::Metrics;
 
 /// Longest time from dialling or accepting to a passed gate: DNS, handshake and gate each have their own limit
 /// within.
@@ -49,7 +51,7 @@ pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 /// # Errors
 ///
 /// When the noise keys cannot be made or the system's resolver cannot be read.
-pub fn build(identity: &Identity, gate: Gate) -> io::Result<(Transport, relay::client::Behaviour)> {
+pub fn build(identity: &Identity, gate: Gate, metrics: &Metrics) -> io::Result<(Transport, relay::client::Behaviour)> {
     let key = identity.keypair();
     let noise = || noise::Config::new(key).map_err(io::Error::other);
     let yamux = || {
@@ -73,7 +75,7 @@ pub fn build(identity: &Identity, gate: Gate) -> io::Result<(Transport, relay::c
         .authenticate(noise()?)
         .multiplex(yamux())
         .map(|(node, muxer), _| (node, StreamMuxerBox::new(muxer)));
-    let sockets = DialFilter(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed());
+    let sockets = DialFilter::new(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed(), is_a_place);
     // A machine without a resolver configuration can still dial by address.
     let named = dns::tokio::Transport::system(sockets)?;
     let relay = relay
@@ -93,5 +95,9 @@ pub fn build(identity: &Identity, gate: Gate) -> io::Result<(Transport, relay::c
         .or_transport(named)
         .map(|either, _| either.into_inner())
         .and_then(move |(node, muxer), endpoint| Box::pin(gate.pass(node, muxer, endpoint)));
-    Ok((TransportTimeout::new(all, ESTABLISH_TIMEOUT).boxed(), relay_client))
+    let measured = metrics.with_registry(|registry| BandwidthTransport::new(all.boxed(), registry));
+    let measured = measured.map(|(node, muxer), _| (node, StreamMuxerBox::new(muxer)));
+    // Bytes are counted by the shape of the address, so that shapes must not be made up by others.
+    let plain = DialFilter::new(TransportTimeout::new(measured, ESTABLISH_TIMEOUT).boxed(), is_plain);
+    Ok((plain.boxed(), relay_client))
 }

@@ -86,7 +86,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     let router_settings = settings::router(&config);
     // The API's port first: when it is taken, nobody should see this node join and leave.
     let registry = Registry::start(provider_settings, events.clone(), tasks.clone());
-    let (handle, inbound) = mesh::start(mesh_settings, identity, events.clone())?;
+    let (handle, inbound) = mesh::start(mesh_settings, identity, events.clone(), &metrics)?;
 
     let signals = Arc::new(Signals::new(handle.node()));
     let router = Arc::new(Router::new(Arc::clone(&catalog), signals, router_settings, handle.node()));

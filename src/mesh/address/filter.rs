@@ -1,6 +1,7 @@
-//! Refuses to dial what no node can answer at, after names are resolved.
+//! Refuses to dial some addresses, whoever asked for it.
 //!
-//! It sits between DNS and the sockets, so that it sees every IP address that is dialled, whoever asked for it.
+//! Between DNS and the sockets it sees every IP address that is dialled, and refuses those that no node can answer at.
+//! Outside of all it refuses what is not of a shape that this program uses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,11 +10,19 @@ use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 
-use super::scope::{Scope, ip_of, scope};
-
-/// The transport within, without the addresses that lead nowhere.
+/// The transport within, for the addresses that are allowed.
 #[derive(Debug)]
-pub struct DialFilter<T>(pub T);
+pub struct DialFilter<T> {
+    transport: T,
+    allowed: fn(&Multiaddr) -> bool,
+}
+
+impl<T> DialFilter<T> {
+    /// This transport, for these addresses.
+    pub const fn new(transport: T, allowed: fn(&Multiaddr) -> bool) -> Self {
+        Self { transport, allowed }
+    }
+}
 
 impl<T: Transport + Unpin> Transport for DialFilter<T> {
     type Output = T::Output;
@@ -22,21 +31,21 @@ impl<T: Transport + Unpin> Transport for DialFilter<T> {
     type Dial = T::Dial;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<T::Error>> {
-        self.0.listen_on(id, address)
+        self.transport.listen_on(id, address)
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.0.remove_listener(id)
+        self.transport.remove_listener(id)
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<T::Dial, TransportError<T::Error>> {
-        if ip_of(&address).is_some_and(|ip| scope(ip) == Scope::Nowhere) {
+        if !(self.allowed)(&address) {
             return Err(TransportError::MultiaddrNotSupported(address));
         }
-        self.0.dial(address, options)
+        self.transport.dial(address, options)
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
-        Pin::new(&mut self.0).poll(cx)
+        Pin::new(&mut self.transport).poll(cx)
     }
 }

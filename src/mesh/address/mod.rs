@@ -12,7 +12,7 @@ pub use filter::DialFilter;
 pub use own::{Interfaces, rank_own};
 pub use policy::AddressPolicy;
 pub use scope::{
-    Scope, ip_of, is_dialable_for_others, is_memory, is_relayed, link_transport, of_advert, path_class, scope,
-    without_peer,
+    Scope, ip_of, is_a_place, is_dialable_for_others, is_memory, is_plain, is_relayed, link_transport, of_advert,
+    path_class, scope, without_peer,
 };
 pub use seed::{Seed, SeedError};

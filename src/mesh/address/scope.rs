@@ -127,11 +127,38 @@ pub fn without_peer(address: &Multiaddr) -> Multiaddr {
     bare
 }
 
+/// Whether a node could be at this address: an IP address that one machine has, or a name.
+#[must_use]
+pub fn is_a_place(address: &Multiaddr) -> bool {
+    ip_of(address).is_none_or(|ip| scope(ip) != Scope::Nowhere)
+}
+
+/// Whether the address has one of the shapes that this program dials: a host with QUIC or TCP, or memory; then perhaps
+/// a circuit.
+#[must_use]
+pub fn is_plain(address: &Multiaddr) -> bool {
+    use Protocol::{Dns, Dns4, Dns6, Dnsaddr, Ip4, Ip6, Memory, P2p, P2pCircuit, QuicV1, Tcp, Udp};
+    let parts: Vec<_> = address.iter().take(MAX_PARTS + 1).collect();
+    let rest = match &parts[..] {
+        [Memory(_) | Dnsaddr(_), rest @ ..] => rest,
+        [Ip4(_) | Ip6(_) | Dns(_) | Dns4(_) | Dns6(_), Tcp(_), rest @ ..]
+        | [Ip4(_) | Ip6(_) | Dns(_) | Dns4(_) | Dns6(_), Udp(_), QuicV1, rest @ ..] => rest,
+        _ => return false,
+    };
+    matches!(rest, [] | [P2p(_)] | [P2p(_), P2pCircuit] | [P2p(_), P2pCircuit, P2p(_)])
+}
+
+/// Parts of the longest address that is dialled: host, UDP, QUIC, relay, circuit, node.
+const MAX_PARTS: usize = 6;
+
 /// Whether another node may make us dial this address: an IP address with a port that one node can answer at,
 /// or a circuit through such a one. Names are for seeds, which the owner gives; a name from elsewhere could
 /// make us ask for anything.
 #[must_use]
 pub fn is_dialable_for_others(address: &Multiaddr) -> bool {
+    if !is_plain(address) {
+        return false;
+    }
     if is_memory(address) {
         return true;
     }

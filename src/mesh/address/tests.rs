@@ -110,3 +110,20 @@ fn no_more_addresses_are_told_than_fit() {
     let many = (1..100).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}")));
     assert_eq!(rank_own(many, &Interfaces::default()).len(), limits::ADDRESSES);
 }
+
+#[test]
+fn addresses_of_made_up_shapes_are_not_dialled() {
+    const RELAY: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    for plain in
+        ["/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/udp/1/quic-v1", "/dns/nas/tcp/1", "/memory/1", "/dnsaddr/mesh.example"]
+    {
+        for end in [String::new(), format!("/p2p/{RELAY}"), format!("/p2p/{RELAY}/p2p-circuit/p2p/{RELAY}")] {
+            assert!(is_plain(&address(&format!("{plain}{end}"))), "{plain}{end}");
+        }
+    }
+    for odd in
+        ["/ip4/10.0.0.1", "/ip4/10.0.0.1/tcp/1/ws", "/ip4/10.0.0.1/tcp/1/tcp/1", "/unix/x", "/ip4/10.0.0.1/udp/1"]
+    {
+        assert!(!is_plain(&address(odd)) && !is_dialable_for_others(&address(odd)), "{odd}");
+    }
+}

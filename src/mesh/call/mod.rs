@@ -24,6 +24,7 @@
 mod client;
 mod codec;
 mod reply;
+mod room;
 mod server;
 #[cfg(test)]
 mod tests;

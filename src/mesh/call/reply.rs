@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::codec::FrameWriter;
+use super::room::Place;
 use crate::capability::{ErrorClass, Failure, Frame, FrameStream};
 
 /// Bytes that are gathered before they are written: frames that are ready together go out together.
@@ -31,7 +31,7 @@ pub struct Reply {
     io: Box<dyn Duplex>,
     write_timeout: Duration,
     /// Room among the calls and the request bytes, held until the reply is through.
-    room: Vec<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 impl fmt::Debug for Reply {
@@ -52,16 +52,16 @@ pub enum Sent {
 }
 
 impl Reply {
-    pub(super) fn new(io: Box<dyn Duplex>, write_timeout: Duration, room: Vec<OwnedSemaphorePermit>) -> Self {
-        Self { io, write_timeout, room }
+    pub(super) fn new(io: Box<dyn Duplex>, write_timeout: Duration, place: Place) -> Self {
+        Self { io, write_timeout, place }
     }
 
     /// Sends the frames as they come, up to the first `End`, `Error` or `Rejected`; one is added when the frames
     /// stop without. When the caller leaves, or takes nothing for too long, the frames are dropped at once.
     pub async fn send_all(self, frames: FrameStream) -> Sent {
-        let Self { mut io, write_timeout, room } = self;
+        let Self { mut io, write_timeout, place } = self;
         let sent = Pump::new(&mut *io, frames, write_timeout).await;
-        drop(room);
+        drop(place);
         if sent == Sent::Complete {
             close(io).await;
         }

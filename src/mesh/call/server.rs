@@ -1,7 +1,6 @@
 //! The callee's side: streams become calls.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,12 +8,13 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, Stream, StreamExt as _};
 use libp2p::PeerId;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::codec::REQUEST_BYTES;
 use super::reply::{Duplex, Reply};
+use super::room::{Place, Room};
 use crate::capability::{Call, ErrorClass, Failure, Frame, Rejection};
 use crate::wire::{self, FrameError, v1};
 
@@ -23,8 +23,6 @@ use crate::wire::{self, FrameError, v1};
 const PROGRESS_BYTES: usize = 1024 * 1024;
 /// Bytes that are set aside for a request before any of it has come; more is when it does.
 const FIRST_ALLOCATION: usize = 64 * 1024;
-/// Unit in which request bytes are counted, since a semaphore counts to 2^29 at the least.
-const UNIT_BYTES: usize = 1024;
 /// When a caller that found no room should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a call waits to be taken by whoever runs it.
@@ -46,7 +44,8 @@ pub struct ServerLimits {
 }
 
 impl Default for ServerLimits {
-    /// 256 calls are more than any backend runs, and bound the memory together with 256 MiB of requests.
+    /// 256 calls are more than any backend runs, and bound the memory together with 256 MiB of requests. How the nodes
+    /// share them, `room` says.
     fn default() -> Self {
         Self {
             calls: 256,
@@ -75,11 +74,7 @@ pub async fn serve<S>(streams: impl Stream<Item = (PeerId, S)>, calls: mpsc::Sen
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let room = Room {
-        calls: Arc::new(Semaphore::new(limits.calls)),
-        refusals: Arc::new(Semaphore::new(limits.refusals)),
-        bytes: Arc::new(Semaphore::new(limits.request_bytes.div_ceil(UNIT_BYTES))),
-    };
+    let room = Room::new(limits.calls, limits.refusals, limits.request_bytes);
     let mut tasks = JoinSet::new();
     let streams = std::pin::pin!(streams);
     let mut streams = streams.fuse();
@@ -92,10 +87,10 @@ where
             stream = streams.next() => {
                 let Some((from, stream)) = stream else { return };
                 let io: Box<dyn Duplex> = Box::new(stream);
-                if let Ok(permit) = Arc::clone(&room.calls).try_acquire_owned() {
-                    tasks.spawn(admit(from, io, permit, Arc::clone(&room.bytes), calls.clone(), limits));
-                } else if let Ok(permit) = Arc::clone(&room.refusals).try_acquire_owned() {
-                    let reply = Reply::new(io, HANDOVER, vec![permit]);
+                if let Some(place) = room.call(from) {
+                    tasks.spawn(admit(from, io, place, calls.clone(), limits));
+                } else if let Some(place) = room.refusal() {
+                    let reply = Reply::new(io, HANDOVER, place);
                     tasks.spawn(refuse(reply, "this node serves as many calls as it can"));
                 } else {
                     tracing::debug!(%from, "too many calls even to refuse them all");
@@ -103,12 +98,6 @@ where
             }
         }
     }
-}
-
-struct Room {
-    calls: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
 }
 
 async fn refuse(reply: Reply, reason: &'static str) {
@@ -136,17 +125,14 @@ enum RequestError {
 async fn admit(
     from: PeerId,
     mut io: Box<dyn Duplex>,
-    permit: OwnedSemaphorePermit,
-    bytes: Arc<Semaphore>,
+    mut place: Place,
     calls: mpsc::Sender<InboundCall>,
     limits: ServerLimits,
 ) {
-    let read = read_request(&mut *io, &bytes, limits.request).await;
-    let mut room = vec![permit];
+    let read = read_request(&mut *io, &mut place, limits.request).await;
     let error = match read {
-        Ok((call, taken)) => {
-            room.push(taken);
-            let reply = Reply::new(io, limits.write, room);
+        Ok(call) => {
+            let reply = Reply::new(io, limits.write, place);
             match tokio::time::timeout(HANDOVER, calls.reserve()).await {
                 Ok(Ok(slot)) => slot.send(InboundCall { from, call, reply }),
                 Ok(Err(_)) => {}
@@ -157,7 +143,7 @@ async fn admit(
         Err(error) => error,
     };
     tracing::debug!(%from, %error, "did not take a call");
-    let reply = Reply::new(io, limits.write.min(HANDOVER), room);
+    let reply = Reply::new(io, limits.write.min(HANDOVER), place);
     let failure = match error {
         RequestError::Left => return,
         RequestError::NoRoom => return refuse(reply, "this node holds as many request bytes as it can").await,
@@ -172,19 +158,16 @@ async fn admit(
     reply.send_last(Frame::Error(failure)).await;
 }
 
-async fn read_request(
-    io: &mut dyn Duplex,
-    room: &Arc<Semaphore>,
-    patience: Duration,
-) -> Result<(Call, OwnedSemaphorePermit), RequestError> {
+async fn read_request(io: &mut dyn Duplex, place: &mut Place, patience: Duration) -> Result<Call, RequestError> {
     let mut len = [0; 4];
     within(patience, io.read_exact(&mut len)).await?;
     let len = u32::from_be_bytes(len) as usize;
     if len > REQUEST_BYTES {
         return Err(RequestError::TooLarge);
     }
-    let units = u32::try_from(len.div_ceil(UNIT_BYTES)).map_err(|_| RequestError::TooLarge)?;
-    let taken = Arc::clone(room).try_acquire_many_owned(units).map_err(|_| RequestError::NoRoom)?;
+    if !place.take_bytes(len) {
+        return Err(RequestError::NoRoom);
+    }
     // What is set aside grows with what has come: a length alone costs nothing.
     let mut bytes = BytesMut::with_capacity(len.min(FIRST_ALLOCATION));
     let mut io = io.compat();
@@ -202,7 +185,7 @@ async fn read_request(
         within(patience, progress).await?;
     }
     let request = v1::CallRequest::decode(Bytes::from(bytes))?;
-    Ok((wire::call_from_wire(request)?, taken))
+    Ok(wire::call_from_wire(request)?)
 }
 
 async fn within<T>(patience: Duration, reading: impl Future<Output = io::Result<T>>) -> Result<T, RequestError> {

@@ -16,8 +16,8 @@ use crate::capability::PeerId;
 use crate::mesh::address::{Seed, is_dialable_for_others, of_advert, without_peer};
 use crate::mesh::book;
 use crate::mesh::command::JoinError;
-use crate::mesh::gate::Report;
-use crate::mesh::seeds::{Connected, Dial};
+use crate::mesh::gate::{GateError, Refusal, Report};
+use crate::mesh::seeds::{Cause, Connected, Dial};
 
 /// How long a node that is no member is not dialled again, unless it is a seed.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
@@ -31,13 +31,17 @@ const MAX_REASON_CHARS: usize = 300;
 
 impl Driver {
     pub(super) fn join(&mut self, seed: Seed, reply: oneshot::Sender<Result<PeerId, JoinError>>, now: Instant) {
-        if self.seeds.len() >= MAX_SEEDS {
+        if self.seeds.len() >= MAX_SEEDS && !self.seeds.knows(&seed) {
             // The asker may have stopped waiting; here and below that is its own affair.
             let _ = reply.send(Err(JoinError::TooMany(MAX_SEEDS)));
             return;
         }
         let index = self.seeds.add(seed, now);
         self.view_changed = true;
+        if self.seeds.known_as_itself(index) {
+            let _ = reply.send(Err(JoinError::Itself(self.seeds.text(index).to_owned())));
+            return;
+        }
         match self.seeds.node(index) {
             Some(node) => {
                 let _ = reply.send(Ok(node));
@@ -96,8 +100,12 @@ impl Driver {
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, node: Option<PeerId>, error: &DialError, now: Instant) {
         if let Some(index) = self.seed_dials.remove(&id) {
             self.view_changed = true;
+            let refusal = gate_error(error).and_then(GateError::refusal);
             // The swarm leaves out addresses that it listens on itself, and a seed's dial has just one.
-            if let DialError::LocalPeerId { .. } | DialError::NoAddresses = error {
+            if refusal == Some(&Refusal::Itself) || matches!(error, DialError::NoAddresses) {
+                if self.seeds.known_as_itself(index) {
+                    return;
+                }
                 self.seeds.is_itself(index);
                 let seed = self.seeds.text(index).to_owned();
                 tracing::info!(%seed, "this seed is this node itself; it is left out");
@@ -106,8 +114,14 @@ impl Driver {
                 }
                 return;
             }
-            if let Some(text) = self.seeds.failed(index, &explain(error), now, &mut self.rng) {
-                tracing::warn!("{text}");
+            let cause = Cause { text: &explain(error), answered: refusal.is_some() };
+            if let Some(failed) = self.seeds.failed(index, cause, now, &mut self.rng) {
+                let text = failed.text;
+                if failed.is_news {
+                    tracing::warn!("{text}; it is tried further");
+                } else {
+                    tracing::debug!("{text}");
+                }
                 let seed = self.seeds.text(index);
                 self.outlets.events.emit("seed.failed", || serde_json::json!({ "seed": seed, "error": text }));
                 for reply in self.joins.remove(&index).unwrap_or_default() {
@@ -192,6 +206,9 @@ impl Driver {
 
     /// The gate did not let a connection pass.
     pub(super) fn on_report(&mut self, report: Report, now: Instant) {
+        if report.identity_clash {
+            self.warn_of_clash(&format!("a process at {} answers with it", report.address), now);
+        }
         if report.not_a_member {
             if self.refused.len() >= MAX_REMEMBERED {
                 self.refused.retain(|_, until| *until > now);
@@ -244,17 +261,28 @@ pub fn explain(error: &DialError) -> String {
     text
 }
 
+/// What the gate said, when it was the gate.
+fn gate_error(error: &DialError) -> Option<&GateError> {
+    let DialError::Transport(attempts) = error else { return None };
+    attempts.iter().find_map(|(_, error)| match error {
+        TransportError::Other(error) => causes(error).find_map(|cause| cause.downcast_ref()),
+        TransportError::MultiaddrNotSupported(_) => None,
+    })
+}
+
 /// The innermost error: the outer ones are layers of the transport.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    loop {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+/// An error and all that it stems from.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |cause: &&'e (dyn Error + 'static)| {
+        let cause: &'e (dyn Error + 'static) = *cause;
         // An io::Error hides what it wraps from `source`.
         let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        match wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source()) {
-            Some(inner) => cause = inner,
-            None => return cause.to_string(),
-        }
-    }
+        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source())
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Connections as they come and go, this node's addresses, and whether it can be reached.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -29,13 +30,19 @@ impl Driver {
             ConnectedPoint::Dialer { address, .. } => link_transport(address),
         };
         tracing::debug!(%node, %address, %path, ?transport, "connected");
+        // The far end of a circuit that came in has no address; the circuit has.
+        let shown = match endpoint {
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => without_peer(local_addr),
+            _ => without_peer(address),
+        };
         let link = Link {
             id,
             path,
             transport,
             dialled: endpoint.is_dialer(),
-            address: without_peer(address).to_string(),
+            address: shown.to_string(),
             since: now,
+            heard: now,
             rtt: None,
         };
         let before = self.connections.best(&node).map(|link| link.id);
@@ -77,10 +84,10 @@ impl Driver {
         });
     }
 
-    pub(super) fn on_ping(&mut self, event: &ping::Event) {
+    pub(super) fn on_ping(&mut self, event: &ping::Event, now: Instant) {
         match &event.result {
             Ok(rtt) => {
-                self.view_changed |= self.connections.measured(&event.peer, event.connection, *rtt);
+                self.view_changed |= self.connections.measured(&event.peer, event.connection, *rtt, now);
             }
             Err(ping::Failure::Timeout) => {
                 tracing::debug!(node = %event.peer, "no answer to a ping; closing the connection");
@@ -103,14 +110,6 @@ impl Driver {
         };
         for address in info.listen_addrs.into_iter().filter(useful).take(book::MAX_ADDRESSES) {
             self.swarm.behaviour_mut().kad.add_address(&peer_id, without_peer(&address));
-        }
-    }
-
-    pub(super) fn close_duplicates(&mut self, now: Instant) {
-        let streams = &self.swarm.behaviour().streams;
-        let superfluous = self.connections.duplicates(now, |node, id| streams.open_streams_on(node, id) > 0);
-        for id in superfluous {
-            self.swarm.close_connection(id);
         }
     }
 
@@ -157,6 +156,26 @@ impl Driver {
         self.view_changed = true;
         self.announcer.touch(now);
         self.check_relaying(now);
+        self.offer_addresses();
+    }
+
+    /// A reservation tells the client the relay's addresses, and libp2p takes the external ones for these. Within a
+    /// private network there are none, and clients refuse a reservation without.
+    fn offer_addresses(&mut self) {
+        let mut wanted = HashSet::new();
+        if self.relaying {
+            let own = self.swarm.listeners().map(without_peer);
+            wanted.extend(own.filter(|address| !is_relayed(address) && is_dialable_for_others(address)));
+        }
+        for address in self.offered.difference(&wanted) {
+            self.swarm.remove_external_address(address);
+        }
+        let known: HashSet<_> = self.swarm.external_addresses().cloned().collect();
+        self.offered.retain(|address| wanted.contains(address));
+        for address in wanted.into_iter().filter(|address| !known.contains(address)) {
+            self.swarm.add_external_address(address.clone());
+            self.offered.insert(address);
+        }
     }
 
     pub(super) fn check_relaying(&mut self, now: Instant) {

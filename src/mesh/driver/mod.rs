@@ -11,11 +11,15 @@
 //! | `state` | what the driver holds |
 //! | `dialling` | seeds, found and known nodes; what a failed dial means |
 //! | `links` | connections, addresses, reachability |
+//! | `neighbours` | connections that are of no use: silent, deaf, or one too many |
+//! | `measures` | metrics |
 //! | `statements` | gossip and sync with the register; this node's own statements |
 
 mod announcer;
 mod dialling;
 mod links;
+mod measures;
+mod neighbours;
 mod rate;
 mod state;
 mod statements;
@@ -31,6 +35,7 @@ use super::command::Command;
 use super::view::MeshView;
 use crate::catalog::Adverts;
 
+pub use measures::Measures;
 use state::{BOOK_INTERVAL, YIELD};
 pub use state::{Disk, Driver, Inlets, MAX_SEEDS, Outlets};
 
@@ -76,12 +81,15 @@ impl Driver {
             Command::Advertise { capabilities, load } => self.announcer.set(capabilities, load, now),
             Command::Join { seed, reply } => self.join(seed, reply, now),
             Command::SayGoodbye => self.say_goodbye(now),
+            #[cfg(test)]
+            Command::Panic => panic!("a fault of the driver, for a test"),
             // Taken out by the loop, because it ends it.
             Command::Leave { .. } => {}
         }
     }
 
     fn on_swarm_event(&mut self, event: SwarmEvent<Event>, now: Instant) {
+        self.outlets.measures.record(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event, now),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
@@ -111,7 +119,7 @@ impl Driver {
         match event {
             Event::Gossip(event) => self.on_gossip(*event, now),
             Event::Sync(event) => self.on_sync(*event, now),
-            Event::Ping(event) => self.on_ping(&event),
+            Event::Ping(event) => self.on_ping(&event, now),
             Event::Identify(event) => self.on_identify(*event),
             Event::Mdns(event) => self.on_mdns(event, now),
             Event::RelayClient(event) => tracing::debug!(?event, "relay client"),
@@ -143,6 +151,8 @@ impl Driver {
             // What ran out is told by `publish`, from what was shown before.
             self.register.expire(now);
             self.close_duplicates(now);
+            self.close_silent(now);
+            self.close_deaf(now);
             self.dial_found(now);
             self.dial_known(now);
             self.reserve(now);
@@ -167,10 +177,13 @@ impl Driver {
         if self.register.revision() != self.shown_revision {
             self.shown_revision = self.register.revision();
             let adverts = self.register.adverts();
+            self.outlets.measures.adverts(adverts.len());
             let before = self.outlets.adverts.send_replace(Arc::clone(&adverts));
             self.tell_who_came_and_went(&before, &adverts);
         }
         if std::mem::take(&mut self.view_changed) {
+            self.outlets.measures.connections(self.connections.kinds());
+            self.outlets.measures.seeds(self.seeds.connected_count());
             self.outlets.view.send_replace(Arc::new(self.view()));
         }
     }

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::announcer::Announcer;
+use super::measures::Measures;
 use super::rate::Rates;
 use crate::capability::PeerId;
 use crate::catalog::Adverts;
@@ -91,7 +92,6 @@ pub struct Fetch {
 }
 
 /// What the driver tells the rest of the program.
-#[derive(Debug)]
 pub struct Outlets {
     /// The mesh as this node sees it.
     pub view: watch::Sender<Arc<MeshView>>,
@@ -99,6 +99,8 @@ pub struct Outlets {
     pub adverts: watch::Sender<Arc<Adverts>>,
     /// What happens.
     pub events: EventBus,
+    /// What is measured.
+    pub measures: Measures,
 }
 
 /// What asks something of the driver.
@@ -137,10 +139,14 @@ pub struct Driver {
     pub(super) seed_dials: HashMap<ConnectionId, SeedIndex>,
     pub(super) joins: HashMap<SeedIndex, Vec<oneshot::Sender<Result<PeerId, JoinError>>>>,
     pub(super) connections: Connections,
+    /// Neighbours that were hung up on because they did not listen, and when.
+    pub(super) deaf: HashMap<PeerId, Instant>,
     pub(super) found: HashMap<PeerId, Found>,
     pub(super) refused: HashMap<PeerId, Instant>,
     pub(super) reachability: Reachability,
     pub(super) relaying: bool,
+    /// Listen addresses that are told to those who ask this node to relay.
+    pub(super) offered: HashSet<Multiaddr>,
     pub(super) reservations: HashMap<ListenerId, PeerId>,
 
     pub(super) register: Register,
@@ -197,10 +203,12 @@ impl Driver {
             seed_dials: HashMap::new(),
             joins: HashMap::new(),
             connections: Connections::new(own),
+            deaf: HashMap::new(),
             found: HashMap::new(),
             refused: HashMap::new(),
             reachability: Reachability::new(settings.relay_server, &settings.external_addresses),
             relaying: false,
+            offered: HashSet::new(),
             reservations: HashMap::new(),
             register: Register::new(own),
             signer,

@@ -31,8 +31,12 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long it then waits for its connections to close.
 const HANG_UP: Duration = Duration::from_millis(200);
 
+/// Half of the numbers that an epoch may have: milliseconds until the year 144,000, whatever some clock said, and room
+/// for as many runs again.
+const MAX_CLAIMED_EPOCH: u64 = 1 << 52;
+
 /// A warning about another node with this identity comes this often at the most.
-const CLASH_WARNING: Duration = Duration::from_secs(10);
+const CLASH_WARNING: Duration = Duration::from_secs(60);
 
 impl Driver {
     /// Tells the mesh what this node is and can do.
@@ -116,16 +120,19 @@ impl Driver {
     /// Judges a statement that came by gossip.
     fn on_statement(&mut self, data: &[u8], from: PeerId, now: Instant) -> MessageAcceptance {
         if !self.neighbour_rates.take(from, now) {
+            self.outlets.measures.statement_ignored();
             return MessageAcceptance::Ignore;
         }
         let Ok(wire) = v1::SignedStatement::decode(data) else {
             tracing::debug!(%from, "a gossip message cannot be decoded");
+            self.outlets.measures.statement_refused();
             return MessageAcceptance::Reject;
         };
         let statement = match statement::verify(self.mesh.as_bytes(), wire) {
             Ok(statement) => statement,
             Err(error) if error.is_fault() => {
                 tracing::debug!(%from, %error, "refused a statement");
+                self.outlets.measures.statement_refused();
                 return MessageAcceptance::Reject;
             }
             // Of a newer version, and signed: others may understand it.
@@ -134,10 +141,21 @@ impl Driver {
         let node = statement.node;
         if !self.gossip_rates.take(node, now) {
             tracing::debug!(%node, "too many statements; ignoring some");
+            self.outlets.measures.statement_ignored();
             return MessageAcceptance::Ignore;
         }
         let position = statement.position;
+        let before = self.register.position_of(&node);
         let outcome = self.register.apply(statement, Source::Gossip, now);
+        let is_new_run = before.is_some_and(|before| before.epoch < position.epoch);
+        if node == from && is_new_run && self.connections.count(&node) > 1 {
+            // Either its former process left a connection behind, or two processes share its identity, and the other one
+            // must hear of it. Requests take the connections by turns, so this asks on each.
+            for _ in 0..self.connections.count(&node) {
+                let request = sync::first_request(&self.register);
+                self.ask(node, request, Asked::Round(1));
+            }
+        }
         if node == from && self.register.position_of(&node).is_some_and(|known| position < known) {
             // It does not know what the mesh knows of it: another node has its identity, or it lost its past.
             self.sync_with(from, now);
@@ -150,6 +168,7 @@ impl Driver {
     }
 
     fn on_outcome(&mut self, node: PeerId, outcome: Outcome, from: PeerId, now: Instant) {
+        self.outlets.measures.statement(outcome);
         match outcome {
             Outcome::NeedBody(hash) => self.fetch(hash, vec![node, from], now),
             Outcome::NeedSync => self.sync_with(from, now),
@@ -164,6 +183,11 @@ impl Driver {
         if position <= self.register.own_position() || position.epoch < self.announcer.position().epoch {
             return;
         }
+        // Some of what comes here is only claimed. A claim at the end of all numbers would silence this node for ever.
+        if position.epoch > MAX_CLAIMED_EPOCH {
+            tracing::debug!(%from, epoch = position.epoch, "a claim about this node makes no sense");
+            return;
+        }
         let epoch = self.disk.epochs.next(position.epoch, SystemTime::now());
         let keep = self.disk.epochs.unsaved();
         tokio::task::spawn_blocking(move || {
@@ -172,17 +196,23 @@ impl Driver {
             }
         });
         self.announcer.jump(epoch, now);
-        if self.clash_warned.is_none_or(|last| now.saturating_duration_since(last) >= CLASH_WARNING) {
-            self.clash_warned = Some(now);
-            tracing::warn!(
-                node = %self.own, told_by = %from,
-                "the mesh knows a newer run of this node: was the data directory restored or copied? \
-                 (two nodes must never share one identity; give the copy a data directory of its own)"
-            );
-            self.outlets.events.emit("mesh.identity_clash", || {
-                serde_json::json!({ "node": self.own.to_base58(), "told_by": from.to_base58(), "epoch": position.epoch })
-            });
+        self.warn_of_clash(&format!("node {from} knows of a newer run"), now);
+    }
+
+    /// Warns that this node's identity is used twice, or was.
+    pub(super) fn warn_of_clash(&mut self, why: &str, now: Instant) {
+        if self.clash_warned.is_some_and(|last| now.saturating_duration_since(last) < CLASH_WARNING) {
+            return;
         }
+        self.clash_warned = Some(now);
+        tracing::warn!(
+            node = %self.own,
+            "this node's identity seems to be used by another process: {why}. Was the data directory restored or copied? \
+             (two nodes must never share one identity; give the copy a data directory of its own)"
+        );
+        self.outlets
+            .events
+            .emit("mesh.identity_clash", || serde_json::json!({ "node": self.own.to_base58(), "why": why }));
     }
 
     pub(super) fn sync_with_somebody(&mut self, now: Instant) {
@@ -269,6 +299,7 @@ impl Driver {
 
     fn on_taken(&mut self, taken: sync::Taken, from: PeerId, now: Instant) {
         if let Some(fault) = taken.fault {
+            self.outlets.measures.statement_refused();
             tracing::debug!(node = %from, error = %fault, "refused a statement");
         }
         for (node, outcome) in taken.outcomes {

@@ -7,6 +7,7 @@
 use libp2p::identity::{Keypair, PublicKey};
 use prost::Message as _;
 
+use super::instance::Instance;
 use super::membership::Membership;
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
@@ -51,7 +52,7 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The other side is of another mesh.
-    #[error("it belongs to another mesh (do both nodes have the same mesh name?)")]
+    #[error("one of the two belongs to another mesh than the other (start both with the same --mesh)")]
     OtherMesh,
     /// The other side speaks another major version of the contract.
     #[error("it speaks an incompatible version of the protocol: {0} (update the older of the two)")]
@@ -65,6 +66,15 @@ pub enum Refusal {
     /// Too many handshakes are under way.
     #[error("it is busy with other handshakes")]
     Busy,
+    /// The other side is this very process.
+    #[error("it is this node itself")]
+    Itself,
+    /// The other side is another process with this node's identity.
+    #[error(
+        "another node runs with this node's identity: was its data directory copied? (give one of the two a data \
+         directory of its own)"
+    )]
+    IdentityClash,
 }
 
 impl Refusal {
@@ -77,9 +87,11 @@ impl Refusal {
             Self::NotAdmitted(_) => Code::NotAdmitted,
             Self::Malformed(_) => Code::Malformed,
             Self::Busy => Code::Busy,
+            Self::Itself => Code::Itself,
+            Self::IdentityClash => Code::IdentityClash,
         };
         let message = match self {
-            Self::OtherMesh | Self::Busy => String::new(),
+            Self::OtherMesh | Self::Busy | Self::Itself | Self::IdentityClash => String::new(),
             Self::Incompatible(text) | Self::NotAdmitted(text) | Self::Malformed(text) => text.clone(),
         };
         v1::GateMessage { body: Some(Body::Verdict(v1::Verdict { code: code.into(), message })) }
@@ -98,6 +110,8 @@ impl Refusal {
             Code::Incompatible => Some(Self::Incompatible(text)),
             Code::Malformed => Some(Self::Malformed(text)),
             Code::Busy => Some(Self::Busy),
+            Code::Itself => Some(Self::Itself),
+            Code::IdentityClash => Some(Self::IdentityClash),
         }
     }
 }
@@ -133,6 +147,7 @@ pub struct Handshake<'a> {
     mesh: MeshId,
     remote: PeerId,
     remote_key: Option<PublicKey>,
+    instance: &'a Instance,
     nonce: [u8; 32],
     state: State,
 }
@@ -146,7 +161,7 @@ enum State {
 }
 
 impl<'a> Handshake<'a> {
-    /// A handshake with the node `remote`, whose id the transport has proved. The nonce must be fresh.
+    /// A handshake with the node `remote`, whose id the transport has proved. `random` must be fresh.
     #[must_use]
     pub fn new(
         role: Role,
@@ -154,10 +169,12 @@ impl<'a> Handshake<'a> {
         mesh: MeshId,
         membership: &'a Membership,
         remote: PeerId,
-        nonce: [u8; 32],
+        instance: &'a Instance,
+        random: [u8; 16],
     ) -> Self {
         let remote_key = public_key(&remote);
-        Self { role, key, membership, mesh, remote, remote_key, nonce, state: State::AwaitsHello }
+        let nonce = instance.nonce(random);
+        Self { role, key, membership, mesh, remote, remote_key, instance, nonce, state: State::AwaitsHello }
     }
 
     /// What the initiator says first; the responder says nothing yet.
@@ -194,6 +211,9 @@ impl<'a> Handshake<'a> {
         };
         if remote_nonce == self.nonce {
             return refuse(Refusal::Malformed("our own nonce came back".into()));
+        }
+        if self.has_own_id() {
+            return refuse(if self.instance.made(&remote_nonce) { Refusal::Itself } else { Refusal::IdentityClash });
         }
         let answer = match self.role {
             Role::Initiator => self.proof(&remote_nonce),
@@ -232,11 +252,19 @@ impl<'a> Handshake<'a> {
 
     fn on_verdict(&mut self, state: &State, verdict: v1::Verdict) -> Step {
         let standing = match (Refusal::from_verdict(verdict), state) {
+            // Only a node with this node's id can say so.
+            (Some(Refusal::Itself | Refusal::IdentityClash), _) if !self.has_own_id() => {
+                Standing::Refused(Refusal::Malformed("it takes this node for another one".into()))
+            }
             (Some(refusal), _) => Standing::Refused(refusal),
             (None, State::AwaitsVerdict) => Standing::Admitted,
             (None, _) => return refuse(Refusal::Malformed("admitted before a proof".into())),
         };
         Step { send: None, standing }
+    }
+
+    fn has_own_id(&self) -> bool {
+        self.remote == self.key.public().to_peer_id()
     }
 
     fn go_on(&mut self, answer: v1::GateMessage, state: State) -> Step {

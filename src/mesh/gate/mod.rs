@@ -8,7 +8,9 @@ mod admission;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handshake;
+mod instance;
 mod membership;
+mod outcome;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +36,10 @@ use crate::wire::v1;
 pub use admission::Admission;
 pub use handshake::Refusal;
 use handshake::{Handshake, Role, Standing};
+use instance::Instance;
 pub use membership::Membership;
+pub use outcome::Handshakes;
+use outcome::{Direction, GateOutcome};
 
 /// Longest handshake: three round trips over the worst path that is still of use.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -62,6 +67,8 @@ pub struct Report {
     pub inbound: bool,
     /// Whether it is known to be no member, rather than merely slow, busy or gone.
     pub not_a_member: bool,
+    /// Whether it is another process with this node's identity.
+    pub identity_clash: bool,
     /// Why, for a person.
     pub reason: String,
 }
@@ -70,7 +77,7 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
     /// This side refused.
-    #[error("refused the other node: {0}")]
+    #[error("this node refused the other: {0}")]
     Refuses(Refusal),
     /// The other side refused.
     #[error("the other node refused: {0}")]
@@ -89,6 +96,39 @@ pub enum GateError {
     Io(#[from] io::Error),
 }
 
+impl GateError {
+    /// What either side refused for.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refuses(refusal) | Self::Refused(refusal) => Some(refusal),
+            Self::Address(_) | Self::TimedOut | Self::Io(_) => None,
+        }
+    }
+
+    const fn outcome(&self) -> GateOutcome {
+        match self {
+            Self::Refuses(refusal) | Self::Refused(refusal) => match refusal {
+                Refusal::OtherMesh => GateOutcome::OtherMesh,
+                Refusal::Incompatible(_) => GateOutcome::Incompatible,
+                Refusal::NotAdmitted(_) => GateOutcome::NotAdmitted,
+                Refusal::Malformed(_) => GateOutcome::Malformed,
+                Refusal::Busy => GateOutcome::Busy,
+                Refusal::Itself => GateOutcome::Itself,
+                Refusal::IdentityClash => GateOutcome::IdentityClash,
+            },
+            Self::Address(_) => GateOutcome::Address,
+            Self::TimedOut => GateOutcome::TimedOut,
+            Self::Io(_) => GateOutcome::Broken,
+        }
+    }
+}
+
+/// A gate's error as the transport's: libp2p's own layers show only what is below an error, so it is below this.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TurnedAway(#[source] GateError);
+
 /// The gate of this node.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
@@ -99,19 +139,29 @@ struct Inner {
     membership: Membership,
     inbound: Semaphore,
     explained: Semaphore,
+    instance: Instance,
+    handshakes: Handshakes,
     reports: mpsc::Sender<Report>,
 }
 
 impl Gate {
     /// A gate for this mesh. Reports beyond the channel's capacity are dropped: a flood of strangers is no news.
     #[must_use]
-    pub fn new(identity: Identity, mesh: MeshId, membership: Membership, reports: mpsc::Sender<Report>) -> Self {
+    pub fn new(
+        identity: Identity,
+        mesh: MeshId,
+        membership: Membership,
+        handshakes: Handshakes,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
         Self(Arc::new(Inner {
             identity,
             mesh,
             membership,
             inbound: Semaphore::new(MAX_INBOUND),
             explained: Semaphore::new(MAX_EXPLAINED),
+            instance: Instance::new(rand::random()),
+            handshakes,
             reports,
         }))
     }
@@ -126,12 +176,17 @@ impl Gate {
         node: PeerId,
         muxer: StreamMuxerBox,
         endpoint: ConnectedPoint,
-    ) -> Result<(PeerId, StreamMuxerBox), GateError> {
+    ) -> Result<(PeerId, StreamMuxerBox), TurnedAway> {
+        let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
         match self.try_pass(node, muxer, &endpoint).await {
-            Ok(muxer) => Ok((node, muxer)),
+            Ok(muxer) => {
+                self.0.handshakes.count(direction, GateOutcome::Admitted);
+                Ok((node, muxer))
+            }
             Err(error) => {
+                self.0.handshakes.count(direction, error.outcome());
                 self.report(node, &endpoint, &error);
-                Err(error)
+                Err(TurnedAway(error))
             }
         }
     }
@@ -149,7 +204,8 @@ impl Gate {
             ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. } => Role::Initiator,
             _ => Role::Responder,
         };
-        if !gate.membership.admission().admits(address, endpoint.is_dialer()) {
+        // The far end of a circuit shows no address of its own: a member relays it.
+        if !endpoint.is_relayed() && !gate.membership.admission().admits(address, endpoint.is_dialer()) {
             if role == Role::Responder {
                 let why = "its address is not one of a private network, and this open mesh admits no others";
                 self.explain(muxer, Refusal::NotAdmitted(why.into())).await;
@@ -182,7 +238,8 @@ impl Gate {
         let gate = &self.0;
         let mut stream = first_stream(muxer, role).await?;
         let key = gate.identity.keypair();
-        let mut handshake = Handshake::new(role, key, gate.mesh, &gate.membership, node, rand::random());
+        let mut handshake =
+            Handshake::new(role, key, gate.mesh, &gate.membership, node, &gate.instance, rand::random());
         let talk = async {
             if let Some(opening) = handshake.opening() {
                 write_message(&mut stream, &opening).await?;
@@ -229,16 +286,17 @@ impl Gate {
     }
 
     fn report(&self, node: PeerId, endpoint: &ConnectedPoint, error: &GateError) {
-        let not_a_member = match error {
-            GateError::Refuses(refusal) | GateError::Refused(refusal) => !matches!(refusal, Refusal::Busy),
-            GateError::Address(_) => true,
-            GateError::TimedOut | GateError::Io(_) => false,
+        let not_a_member = match error.refusal() {
+            Some(Refusal::Busy | Refusal::Itself | Refusal::IdentityClash) => false,
+            Some(_) => true,
+            None => matches!(error, GateError::Address(_)),
         };
         let report = Report {
             node,
             address: endpoint.get_remote_address().clone(),
             inbound: endpoint.is_listener(),
             not_a_member,
+            identity_clash: error.refusal() == Some(&Refusal::IdentityClash),
             reason: error.to_string(),
         };
         tracing::debug!(%node, address = %report.address, inbound = report.inbound, reason = %report.reason, "gate");

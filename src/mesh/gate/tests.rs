@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::handshake::{Handshake, Refusal, Role, Standing, Step};
+use super::instance::Instance;
 use super::{Admission, Membership};
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
@@ -13,6 +14,7 @@ struct Pair {
     keys: [Keypair; 2],
     meshes: [MeshId; 2],
     membership: Membership,
+    instances: [Instance; 2],
 }
 
 fn pair() -> Pair {
@@ -21,6 +23,7 @@ fn pair() -> Pair {
         keys: [Keypair::generate_ed25519(), Keypair::generate_ed25519()],
         meshes: [mesh, mesh],
         membership: Membership::Open(Admission::Private),
+        instances: [Instance::new([1; 32]), Instance::new([2; 32])],
     }
 }
 
@@ -30,11 +33,17 @@ impl Pair {
     }
 
     fn initiator(&self) -> Handshake<'_> {
-        Handshake::new(Role::Initiator, &self.keys[0], self.meshes[0], &self.membership, self.id(1), [1; 32])
+        self.with(Role::Initiator, self.id(1), [1; 16])
     }
 
     fn responder(&self) -> Handshake<'_> {
-        Handshake::new(Role::Responder, &self.keys[1], self.meshes[1], &self.membership, self.id(0), [2; 32])
+        self.with(Role::Responder, self.id(0), [2; 16])
+    }
+
+    fn with(&self, role: Role, remote: PeerId, random: [u8; 16]) -> Handshake<'_> {
+        let side = usize::from(role == Role::Responder);
+        let (key, instance) = (&self.keys[side], &self.instances[side]);
+        Handshake::new(role, key, self.meshes[side], &self.membership, remote, instance, random)
     }
 }
 
@@ -100,7 +109,7 @@ fn a_proof_by_another_key_is_refused() {
     let id = pair.id(0);
     // The responder believes that it speaks with the owner of `id`, as if the transport had been fooled.
     pair.keys[0] = stranger;
-    let responder = Handshake::new(Role::Responder, &pair.keys[1], pair.meshes[1], &pair.membership, id, [2; 32]);
+    let responder = pair.with(Role::Responder, id, [2; 16]);
     let (_, standing) = run(pair.initiator(), responder, as_is);
     assert!(matches!(standing, Standing::Refuses(Refusal::NotAdmitted(_))), "{standing:?}");
 }
@@ -115,8 +124,7 @@ fn a_proof_of_another_connection_is_refused() {
         }
         message.encode_to_vec()
     });
-    let other_nonce =
-        Handshake::new(Role::Responder, &pair.keys[1], pair.meshes[1], &pair.membership, pair.id(0), [3; 32]);
+    let other_nonce = pair.with(Role::Responder, pair.id(0), [3; 16]);
     let (_, standing) = run(pair.initiator(), other_nonce, |turn, message| {
         if turn == 2 { first.clone().expect("a proof") } else { message.encode_to_vec() }
     });
@@ -129,6 +137,17 @@ fn a_mirrored_handshake_is_refused() {
     let mut initiator = pair.initiator();
     let own = initiator.opening().expect("a hello").encode_to_vec();
     assert!(matches!(initiator.receive(&own).standing, Standing::Refuses(Refusal::Malformed(_))));
+}
+
+#[test]
+fn a_node_knows_itself_from_another_one_with_its_identity() {
+    let mut pair = pair();
+    pair.keys[1] = pair.keys[0].clone();
+    let clash = (Standing::Refused(Refusal::IdentityClash), Standing::Refuses(Refusal::IdentityClash));
+    assert_eq!(run(pair.initiator(), pair.responder(), as_is), clash);
+    pair.instances[1] = pair.instances[0].clone();
+    let itself = (Standing::Refused(Refusal::Itself), Standing::Refuses(Refusal::Itself));
+    assert_eq!(run(pair.initiator(), pair.responder(), as_is), itself);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use libp2p::swarm::{
     NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{PeerId, StreamProtocol};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -36,9 +37,9 @@ const ADDRESSES: usize = 32;
 /// Time between two attempts to replace a relayed connection by a direct one.
 const DIRECT_RETRY: Duration = Duration::from_secs(60);
 
-/// Makes the streams of `protocol` for the node `own`.
+/// Makes the streams of `protocol` for the node `own`. `dropped` counts those that others opened in vain.
 #[must_use]
-pub fn new(own: PeerId, protocol: StreamProtocol) -> (Behaviour, Control, mpsc::Receiver<Inbound>) {
+pub fn new(own: PeerId, protocol: StreamProtocol, dropped: Counter) -> (Behaviour, Control, mpsc::Receiver<Inbound>) {
     let links = Arc::new(Links::default());
     let (wish, wishes) = mpsc::channel(WISHES);
     let (inbound, streams) = mpsc::channel(INBOUND);
@@ -52,7 +53,7 @@ pub fn new(own: PeerId, protocol: StreamProtocol) -> (Behaviour, Control, mpsc::
         wishes,
         dials: VecDeque::new(),
         inbound,
-        dropped: Arc::default(),
+        dropped,
         waker: None,
     };
     (behaviour, Control { own, links, wish }, streams)
@@ -82,7 +83,7 @@ pub struct Behaviour {
     wishes: mpsc::Receiver<Wish>,
     dials: VecDeque<DialOpts>,
     inbound: mpsc::Sender<Inbound>,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter,
     waker: Option<Waker>,
 }
 
@@ -102,7 +103,7 @@ impl Behaviour {
     /// Streams that were reset because nobody took them in time, since the start.
     #[must_use]
     pub fn dropped_inbound(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.dropped.get()
     }
 
     /// Whether nobody waits and no connection is on its way.
@@ -123,7 +124,7 @@ impl Behaviour {
             streams,
             requests,
             inbound: self.inbound.clone(),
-            dropped: Arc::clone(&self.dropped),
+            dropped: self.dropped.clone(),
             negotiating: 0,
             waker: None,
         }

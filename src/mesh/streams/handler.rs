@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use libp2p::swarm::handler::{
     FullyNegotiatedOutbound, StreamUpgradeError, SubstreamProtocol,
 };
 use libp2p::{PeerId, StreamProtocol};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -34,7 +35,7 @@ pub struct Handler {
     pub(super) streams: Arc<AtomicUsize>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) inbound: mpsc::Sender<Inbound>,
-    pub(super) dropped: Arc<AtomicU64>,
+    pub(super) dropped: Counter,
     pub(super) negotiating: usize,
     /// Woken when a negotiation ends while more requests wait.
     pub(super) waker: Option<Waker>,
@@ -120,7 +121,7 @@ impl ConnectionHandler for Handler {
                 let stream = self.stream(protocol, Counted::new(&self.streams));
                 if self.inbound.try_send(Inbound { from: self.peer, stream }).is_err() {
                     // Dropped, and so reset: the other side sees at once that it must go elsewhere.
-                    let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                    let dropped = self.dropped.inc() + 1;
                     tracing::debug!(peer = %self.peer, dropped, "too many calls come at once, dropped a stream");
                 }
             }

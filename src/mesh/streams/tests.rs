@@ -15,6 +15,7 @@ use libp2p::swarm::{
 };
 use libp2p::{PeerId, StreamProtocol, quic};
 use libp2p_swarm_test::SwarmExt as _;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,7 +46,7 @@ impl Node {
     async fn speaking(protocol: StreamProtocol) -> Self {
         let mut parts = None;
         let mut swarm = Swarm::new_ephemeral_tokio(|key| {
-            let (behaviour, control, inbound) = new(key.public().to_peer_id(), protocol);
+            let (behaviour, control, inbound) = new(key.public().to_peer_id(), protocol, Counter::default());
             parts = Some((control, inbound));
             behaviour
         });
@@ -57,7 +58,7 @@ impl Node {
     async fn over_quic() -> Self {
         let key = Keypair::generate_ed25519();
         let id = key.public().to_peer_id();
-        let (behaviour, control, inbound) = new(id, PROTOCOL);
+        let (behaviour, control, inbound) = new(id, PROTOCOL, Counter::default());
         let transport = quic::tokio::Transport::new(quic::Config::new(&key));
         let transport = transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed();
         let config = Config::with_tokio_executor().with_substream_upgrade_protocol_override(Version::V1Lazy);
@@ -360,7 +361,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (behaviour, control, _) = new(PeerId::random(), PROTOCOL);
+        let (behaviour, control, _) = new(PeerId::random(), PROTOCOL, Counter::default());
         Self { behaviour, control, peer: PeerId::random(), handlers: Vec::new() }
     }
 

@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use super::*;
 use crate::capability::{Call, CapabilityId, Chunk, ErrorClass, Frame, FrameStream, Load, Operation};
 
-fn call() -> Call {
+pub(super) fn call() -> Call {
     Call {
         id: "test".into(),
         capability: CapabilityId::from("test/llm/chat/m"),

@@ -97,7 +97,8 @@ async fn hostile(target: &Node) -> (Swarm<Behaviour>, Identity) {
     let mesh = MeshId::open(&settings.mesh_name);
     let (reports, _) = mpsc::channel(1);
     let runtime = tokio::runtime::Handle::current();
-    let (mut swarm, ..) = make_swarm(&settings, mesh, &identity, &runtime, reports).expect("a swarm");
+    let (mut swarm, ..) =
+        make_swarm(&settings, mesh, &identity, &runtime, reports, &Metrics::default()).expect("a swarm");
     let address: Multiaddr =
         format!("/ip4/127.0.0.1/tcp/{}", target.mesh.port().expect("a port")).parse().expect("an address");
     let dial = libp2p::swarm::dial_opts::DialOpts::peer_id(target.id()).addresses(vec![address]).build();
@@ -196,13 +197,136 @@ async fn forged_and_malformed_statements_are_refused_and_nothing_else_is_disturb
 async fn a_node_notices_that_another_one_has_its_identity() {
     let hub = run(on_loopback("hub"));
     let identity = Identity::generate();
-    // It hears of the other one when its next beat is out of date.
-    let beats_often = Settings { advert_ttl: Duration::from_secs(4), ..on_loopback("first") };
-    let first = run_as(with_seed(beats_often, &hub.seed()), identity.clone());
+    let first = run_as(with_seed(on_loopback("first"), &hub.seed()), identity.clone());
     first.mesh.advertise(model("of-first"), 0).await;
     hub.until_offered(first.id(), "of-first").await;
     let mut events = first.events.subscribe();
-    let _second = run_as(with_seed(on_loopback("second"), &hub.seed()), identity);
+    let second = run_as(with_seed(on_loopback("second"), &hub.seed()), identity);
     let clash = next_event(&mut events, "mesh.identity_clash").await;
     assert_eq!(clash.data["node"], first.id().to_base58());
+
+    // When the other one is gone, all is as before.
+    second.mesh.advertise(model("of-second"), 0).await;
+    drop(second);
+    first.mesh.advertise(model("again"), 0).await;
+    hub.until_offered(first.id(), "again").await;
+    first.mesh.advertise(model("and-again"), 0).await;
+    hub.until_offered(first.id(), "and-again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_seed_has_its_own_identity_says_so_and_keeps_trying() {
+    let identity = Identity::generate();
+    let first = run_as(on_loopback("first"), identity.clone());
+    let second = run_as(on_loopback("second"), identity);
+    let (mut at_first, mut at_second) = (first.events.subscribe(), second.events.subscribe());
+    let error = second.mesh.join(first.seed()).await.expect_err("a double").to_string();
+    assert!(error.contains("runs with this node's identity"), "{error}");
+    assert!(!error.contains("is atmosphere running there"), "{error}");
+    for events in [&mut at_first, &mut at_second] {
+        let clash = next_event(events, "mesh.identity_clash").await;
+        assert_eq!(clash.data["node"], first.id().to_base58());
+    }
+    let seed = second.mesh.view().seeds[0].clone();
+    assert_eq!((seed.connected, seed.error), (false, Some(error)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_is_heard_while_its_former_connection_still_stands() {
+    let hub = run(on_loopback("hub"));
+    let identity = Identity::generate();
+    let short = |name| Settings { advert_ttl: Duration::from_secs(4), ..on_loopback(name) };
+    let before = run_as(with_seed(short("node"), &hub.seed()), identity.clone());
+    before.mesh.advertise(model("before"), 0).await;
+    hub.until_offered(before.id(), "before").await;
+    // It cannot close its connection, and the hub does not know yet that it is dead.
+    let after = run_as(with_seed(short("node"), &hub.seed()), identity);
+    after.until_connected(hub.id()).await;
+    before.mesh.fail().await;
+    after.mesh.advertise(model("after"), 0).await;
+    hub.until_offered(after.id(), "after").await;
+    // What it says from then on comes by gossip, as sync comes by too rarely for its beats.
+    after.mesh.advertise(model("later"), 0).await;
+    hub.until_offered(after.id(), "later").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_about_a_node_cannot_silence_it() {
+    let a = run(on_loopback("a"));
+    let honest = run(with_seed(on_loopback("honest"), &a.seed()));
+    honest.mesh.advertise(model("before"), 0).await;
+    a.until_offered(honest.id(), "before").await;
+    let (mut swarm, _) = hostile(&honest).await;
+    for epoch in [u64::MAX, (1 << 53) - 2, 1 << 53] {
+        let position = v1::Position { node: honest.id().to_bytes().into(), epoch, seq: 1 };
+        let digest = v1::SyncDigest { positions: vec![position], push: Vec::new() };
+        let request = v1::SyncRequest { body: Some(v1::sync_request::Body::Digest(digest)) };
+        swarm.behaviour_mut().sync.send_request(&honest.id(), request);
+    }
+    let mut answers = 0;
+    let answered = async {
+        while answers < 3 {
+            if let SwarmEvent::Behaviour(Event::Sync(event)) = swarm.select_next_some().await
+                && let libp2p::request_response::Event::Message {
+                    message: libp2p::request_response::Message::Response { .. },
+                    ..
+                } = *event
+            {
+                answers += 1;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, answered).await.expect("answered");
+    honest.mesh.advertise(model("after"), 0).await;
+    a.until_offered(honest.id(), "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_watches_the_mesh_hears_when_its_driver_fails() {
+    for runtime in [Some(tokio::runtime::Handle::current()), None] {
+        let mut node = run(Settings { runtime, ..on_loopback("a") });
+        let mut view = node.mesh.watch_view();
+        node.mesh.fail().await;
+        // This is what ends the node: see `node::run`.
+        let lost = async { while view.changed().await.is_ok() {} };
+        tokio::time::timeout(LIMIT, lost).await.expect("the sender is gone");
+        let ended = async {
+            assert!(node.mesh.join("127.0.0.1:1".parse().expect("a seed")).await.is_err());
+            assert!(node.mesh.call(PeerId::random(), super::calls::call()).await.is_err());
+            node.mesh.advertise(Vec::new(), 0).await;
+            node.mesh.leave().await;
+            assert!(node.calls.recv().await.is_none());
+        };
+        tokio::time::timeout(LIMIT, ended).await.expect("nothing waits for it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_show_the_mesh_without_naming_anybody() {
+    let a = run(on_loopback("a"));
+    let b = run(with_seed(on_loopback("b"), &a.seed()));
+    let stranger = run(Settings { mesh_name: "other".into(), ..on_loopback("stranger") });
+    stranger.mesh.join(a.seed()).await.expect_err("refused");
+    b.mesh.advertise(model("of-b"), 0).await;
+    a.until_offered(b.id(), "of-b").await;
+    a.until_view("a round trip", |view| view.peers.get(&b.id())?.rtt).await;
+    let text = a.metrics.encode();
+    for line in [
+        "atmosphere_mesh_gate_handshakes_total{direction=\"Inbound\",outcome=\"Admitted\"}",
+        "atmosphere_mesh_gate_handshakes_total{direction=\"Inbound\",outcome=\"OtherMesh\"}",
+        "atmosphere_mesh_connections{path=\"local\",transport=\"quic\"}",
+        "atmosphere_mesh_adverts 2",
+        "atmosphere_mesh_statements_total{outcome=\"changed\"}",
+        "atmosphere_mesh_calls_dropped_total 0",
+        "atmosphere_libp2p_swarm_connections_established_total",
+        "atmosphere_libp2p_ping_rtt",
+        "atmosphere_libp2p_gossip_",
+        "atmosphere_libp2p_identify_received_total",
+        "atmosphere_libp2p_bandwidth_bytes_total{",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    for node in [&a, &b, &stranger] {
+        assert!(!text.contains(&node.id().to_base58()), "a node is named in\n{text}");
+    }
 }

@@ -223,7 +223,8 @@ async fn a_node_runs_on_threads_of_its_own_and_a_taken_port_is_an_error() {
     a.until_offered(b.id(), "of-b").await;
 
     let taken = own(Settings { gossip_port: a.mesh.port(), ..quiet("c") });
-    let error = start(taken, Identity::generate(), EventBus::default()).expect_err("taken").to_string();
+    let error =
+        start(taken, Identity::generate(), EventBus::default(), &Metrics::default()).expect_err("taken").to_string();
     assert!(error.contains("is in use") && error.contains("--gossip-port"), "{error}");
     b.mesh.leave().await;
     a.until_gone(b.id()).await;

@@ -1,0 +1,54 @@
+//! Connections that are of no use: one too many, silent, or to a neighbour that does not listen.
+
+use std::time::{Duration, Instant};
+
+use super::state::Driver;
+use crate::mesh::behaviour::PING_SILENCE;
+
+/// A neighbour that has not told by then that it takes gossip never will: it tells once, when it sees the first
+/// connection of a node. Where an earlier connection was not closed yet, as after a crash, or where
+/// another process has this node's identity, it takes the new connection for one more of the same.
+const DEAF_AFTER: Duration = Duration::from_secs(8);
+
+/// How often one neighbour is hung up on for it.
+const DEAF_REST: Duration = Duration::from_secs(30);
+
+impl Driver {
+    /// Closes connections that live beside a better one.
+    pub(super) fn close_duplicates(&mut self, now: Instant) {
+        let streams = &self.swarm.behaviour().streams;
+        let superfluous = self.connections.duplicates(now, |node, id| streams.open_streams_on(node, id) > 0);
+        for id in superfluous {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// Closes connections whose far end has answered no ping for too long.
+    pub(super) fn close_silent(&mut self, now: Instant) {
+        for (node, id) in self.connections.silent(now, PING_SILENCE) {
+            tracing::debug!(%node, "no answer to pings; closing the connection");
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// Hangs up on neighbours that do not take this node's gossip, so that both begin anew.
+    pub(super) fn close_deaf(&mut self, now: Instant) {
+        self.deaf.retain(|_, since| now.saturating_duration_since(*since) < DEAF_REST);
+        let topic = self.topic.hash();
+        let old = self.connections.all_older_than(now, DEAF_AFTER);
+        if old.is_empty() {
+            return;
+        }
+        let gossip = &self.swarm.behaviour().gossip;
+        let listening: std::collections::HashSet<_> =
+            gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic)).map(|(node, _)| *node).collect();
+        for node in old {
+            if !listening.contains(&node) && !self.deaf.contains_key(&node) {
+                tracing::debug!(%node, "it does not take gossip; connecting anew");
+                self.deaf.insert(node, now);
+                // An error says that it is gone already.
+                let _ = self.swarm.disconnect_peer_id(node);
+            }
+        }
+    }
+}
