@@ -57,7 +57,7 @@ impl App {
         Self {
             hosts,
             origins: Origins::new(&settings.allowed_origins),
-            admission: Admission::new(settings.max_concurrency, &measures),
+            admission: Admission::new(settings.max_concurrency, settings.max_body, &measures),
             measures,
             metrics,
             node_header,

@@ -26,16 +26,56 @@ const DISCARD_FACTOR: usize = 2;
 /// As long as that takes at the most.
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// Admits requests to models, a bounded number at once.
+/// Bytes of all bodies that are held at once: sixteen of the largest. Without it, as many as may run could be as large as
+/// they may, which is more memory than a home machine has.
+const BODIES: usize = 512 * 1024 * 1024;
+/// A body up to this size is not counted: those of all places together are few.
+const SMALL_BODY: usize = 64 * 1024;
+/// Unit in which bytes are counted, since a semaphore counts to 2^29 at the least.
+const UNIT: usize = 1024;
+
+/// Admits requests to models, a bounded number and a bounded size at once.
 pub(super) struct Admission {
     places: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
     in_flight: Gauge,
 }
 
 /// A place; free again when it is dropped.
 pub(super) struct Place {
+    /// For the body of its request.
+    pub(super) room: Room,
     _permit: OwnedSemaphorePermit,
     in_flight: Gauge,
+}
+
+/// Room for one body; free again when it is dropped.
+pub(super) struct Room {
+    bodies: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// Makes it large enough for so many bytes.
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.div_ceil(UNIT).saturating_sub(held);
+        if bytes <= SMALL_BODY || more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.bodies).try_acquire_many_owned(more) else {
+            let message = "this node holds as much of requests as it may; try again in a moment";
+            return Err(
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(BUSY_RETRY_AFTER)
+            );
+        };
+        match &mut self.held {
+            Some(held) => held.merge(permit),
+            None => self.held = Some(permit),
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Place {
@@ -45,9 +85,18 @@ impl Drop for Place {
 }
 
 impl Admission {
-    pub(super) fn new(places: usize, measures: &Measures) -> Self {
-        let places = places.clamp(1, Semaphore::MAX_PERMITS);
-        Self { places: Arc::new(Semaphore::new(places)), in_flight: measures.in_flight.clone() }
+    pub(super) fn new(places: usize, max_body: usize, measures: &Measures) -> Self {
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
+        Self {
+            places: semaphore(places),
+            bodies: semaphore(BODIES.max(max_body.saturating_mul(2)) / UNIT),
+            in_flight: measures.in_flight.clone(),
+        }
+    }
+
+    /// Room for the body of a request that needs no place.
+    pub(super) fn room(&self) -> Room {
+        Room { bodies: Arc::clone(&self.bodies), held: None }
     }
 
     pub(super) fn enter(&self) -> Result<Place, ApiError> {
@@ -58,7 +107,7 @@ impl Admission {
             );
         };
         self.in_flight.inc();
-        Ok(Place { _permit: permit, in_flight: self.in_flight.clone() })
+        Ok(Place { room: self.room(), _permit: permit, in_flight: self.in_flight.clone() })
     }
 }
 
@@ -68,9 +117,10 @@ pub(super) async fn read_json(
     body: Body,
     limit: usize,
     idle: Duration,
+    room: &mut Room,
 ) -> Result<Bytes, ApiError> {
     check_media_type(headers)?;
-    read(headers, body, limit, idle).await
+    read(headers, body, limit, idle, room).await
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -91,7 +141,13 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     .param("content-type"))
 }
 
-async fn read(headers: &HeaderMap, body: Body, limit: usize, idle: Duration) -> Result<Bytes, ApiError> {
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    idle: Duration,
+    room: &mut Room,
+) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut body = body.into_data_stream();
     if announced.is_some_and(|length| length > limit) {
@@ -116,6 +172,12 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize, idle: Duration) -> 
         if first.len() + whole.len() + piece.len() > limit {
             discard(&mut body, limit).await;
             return Err(too_large(limit));
+        }
+        // As it comes, and not as announced: an announcement alone takes nothing from others.
+        if let Err(error) = room.grow(first.len() + whole.len() + piece.len()) {
+            drop((first, whole));
+            discard(&mut body, limit).await;
+            return Err(error);
         }
         if first.is_empty() && whole.is_empty() {
             first = piece;
@@ -152,4 +214,25 @@ async fn discard(body: &mut axum::body::BodyDataStream, limit: usize) {
 fn too_large(limit: usize) -> ApiError {
     let message = format!("the body is larger than this node's limit of {limit} bytes");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn bodies_share_a_bounded_room_and_small_ones_need_none() {
+        let admission = Admission::new(4, BODIES / 2, &Measures::new(&Metrics::default()));
+        let (mut first, mut second, mut third) = (admission.room(), admission.room(), admission.room());
+        assert!(first.grow(SMALL_BODY).is_ok() && first.held.is_none());
+        for bytes in [SMALL_BODY + 1, BODIES / 4, BODIES / 2, BODIES / 2] {
+            assert!(first.grow(bytes).is_ok(), "{bytes}");
+        }
+        assert!(second.grow(BODIES / 2).is_ok());
+        assert!(third.grow(SMALL_BODY).is_ok());
+        assert!(third.grow(SMALL_BODY + 1).is_err());
+        drop(first);
+        assert!(third.grow(BODIES / 2).is_ok());
+    }
 }

@@ -241,7 +241,8 @@ pub(super) async fn route(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, app.settings.max_body, app.settings.body_timeout).await?;
+    let (settings, mut room) = (&app.settings, app.admission.room());
+    let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout, &mut room).await?;
     let intent = openai::judged_intent(&parts.headers, &context.request_id, body, app.settings.deadline)?;
     let decision = app.service.route(&intent);
     Ok(Json(json!({"decision": DecisionShape::from(&decision)})).into_response())
@@ -283,7 +284,7 @@ struct Join {
 
 pub(super) async fn join(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, JOIN_BODY, app.settings.body_timeout).await?;
+    let body = read_json(&parts.headers, body, JOIN_BODY, app.settings.body_timeout, &mut app.admission.room()).await?;
     let Join { peer } = serde_json::from_slice(&body).map_err(|error| {
         ApiError::bad_request(format!("expected {{\"peer\": \"host:port\"}}: {error}")).param("peer")
     })?;

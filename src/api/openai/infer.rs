@@ -64,10 +64,10 @@ pub(crate) async fn embed(
 }
 
 async fn infer(app: &App, context: &Context, operation: Operation, request: Request) -> Result<Response, ApiError> {
-    let place = app.admission.enter()?;
+    let mut place = app.admission.enter()?;
     let (parts, body) = request.into_parts();
     let settings = &app.settings;
-    let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout).await?;
+    let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout, &mut place.room).await?;
     let intent = intent(operation, &parts.headers, &context.request_id, body, settings.deadline)?;
     let streamed = intent.requirements.stream;
     let deadline = Instant::now() + intent.deadline + DEADLINE_GRACE;
