@@ -60,19 +60,26 @@ pub(super) struct Column {
     heading: &'static str,
     /// Numbers stand to the right, and are never wrapped.
     number: bool,
+    /// Sentences give way before names: they read as well on two lines.
+    sentence: bool,
     /// Left out where a terminal is too narrow for it.
     minor: bool,
 }
 
 impl Column {
-    /// A column of words.
+    /// A column of names.
     pub(super) const fn text(heading: &'static str) -> Self {
-        Self { heading, number: false, minor: false }
+        Self { heading, number: false, sentence: false, minor: false }
+    }
+
+    /// A column of sentences.
+    pub(super) const fn sentence(heading: &'static str) -> Self {
+        Self { heading, number: false, sentence: true, minor: false }
     }
 
     /// A column of numbers.
     pub(super) const fn number(heading: &'static str) -> Self {
-        Self { heading, number: true, minor: false }
+        Self { heading, number: true, sentence: false, minor: false }
     }
 
     /// The first to go where there is no room; of several such columns, the rightmost goes first.
@@ -99,10 +106,13 @@ fn fit(columns: &[Column], natural: &[usize], width: usize) -> Vec<(usize, usize
         shown.remove(minor);
     }
     while needed(&shown) > width {
-        let widest = shown.iter_mut().filter(|(index, _)| !columns[*index].number).max_by_key(|(_, width)| *width);
+        let widest = shown
+            .iter_mut()
+            .filter(|(index, width)| !columns[*index].number && *width > NARROWEST)
+            .max_by_key(|(index, width)| (columns[*index].sentence, *width));
         match widest {
-            Some((_, width)) if *width > NARROWEST => *width -= 1,
-            _ => break,
+            Some((_, width)) => *width -= 1,
+            None => break,
         }
     }
     shown
@@ -294,6 +304,8 @@ mod tests {
         assert_eq!(fit(COLUMNS, &natural, 40), [(0, 8), (1, 16), (2, 10)]);
         assert_eq!(fit(COLUMNS, &natural, 20), [(0, 8), (1, 14), (2, 10)], "readable goes before fitting");
         assert_eq!(fit(COLUMNS, &[], 20), []);
+        const REASONED: &[Column] = &[Column::text("model"), Column::sentence("reason")];
+        assert_eq!(fit(REASONED, &[24, 30], 50), [(0, 24), (1, 22)], "names stay whole as long as they can");
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
 /// Who cannot do it, and why. Nodes that lack the same are one row: every node has the built-in embedder, and none of
 /// them chats.
 fn rejected(rejected: &[Candidate], output: &mut Output<'_>) -> io::Result<()> {
-    const COLUMNS: &[Column] = &[Column::text("model"), Column::text("node"), Column::text("reason")];
+    const COLUMNS: &[Column] = &[Column::text("model"), Column::text("node"), Column::sentence("reason")];
     /// More names than these are only counted.
     const NAMED: usize = 2;
     let mut groups: Vec<(&Candidate, Vec<String>)> = Vec::new();
@@ -95,7 +95,7 @@ fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<(
         vec![Column::number(""), Column::text("model"), Column::text("node"), Column::number("answer in")];
     columns.extend(has_match.then_some(Column::number("match")));
     columns.extend(has_quality.then_some(Column::number("quality").minor()));
-    columns.push(Column::text("of that").minor());
+    columns.push(Column::sentence("of that").minor());
     let is_guess = |candidate: &Candidate| candidate.parts.get("measured").and_then(Value::as_bool) == Some(false);
     let shown = &candidates[..candidates.len().min(SHOWN)];
     let rows: Vec<Vec<String>> = shown

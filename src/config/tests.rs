@@ -326,7 +326,7 @@ fn the_readme_names_every_setting() {
     let readme = include_str!("../../README.md");
     for field in FIELDS {
         // A table row holds all names of one setting.
-        let row = readme.lines().find(|line| line.contains(&format!("`{}`", field.env[0])));
+        let row = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", field.env[0])));
         let row = row.unwrap_or_else(|| panic!("README.md does not name {}", field.env[0]));
         assert!(row.contains(&format!("`{}`", field.path)), "{}: {row}", field.path);
         assert!(field.flag.is_none_or(|flag| row.contains(&format!("`{flag}`"))), "{}: {row}", field.path);

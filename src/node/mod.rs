@@ -190,7 +190,10 @@ async fn listening(mesh: &mesh::Handle) {
     const QUIET: Duration = Duration::from_millis(100);
     let mut view = mesh.watch_view();
     let known = async {
-        if view.wait_for(|view| !view.listening.is_empty()).await.is_ok() {
+        let both = |view: &Arc<mesh::MeshView>| {
+            ["/udp/", "/tcp/"].iter().all(|part| view.listening.iter().any(|address| address.contains(part)))
+        };
+        if view.wait_for(both).await.is_ok() {
             while let Ok(Ok(())) = tokio::time::timeout(QUIET, view.changed()).await {}
         }
     };
