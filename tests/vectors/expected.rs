@@ -1,0 +1,229 @@
+//! What each vector means.
+
+use std::collections::HashMap;
+
+use atmosphere::wire::v1;
+use bytes::Bytes;
+
+/// The vectors of statements: signed, so they are checked by hand in the test.
+pub const STATEMENTS: [&str; 4] = ["statement-advert", "statement-advert-later", "statement-alive", "statement-leave"];
+
+/// The addresses of the advert.
+pub fn addresses() -> Vec<String> {
+    vec!["/ip4/192.168.1.20/udp/11450/quic-v1".to_owned(), "/dns4/gpu.example.net/tcp/11450".to_owned()]
+}
+
+/// The statement in a vector.
+pub fn statement(name: &str) -> v1::Statement {
+    use v1::statement::Content;
+    let content = match name {
+        "statement-alive" => Content::Alive(v1::Alive { load: 1 }),
+        "statement-leave" => Content::Leave(v1::Leave {}),
+        _ => {
+            let body = prost::Message::encode_to_vec(&body());
+            Content::Advert(v1::Advert {
+                name: "gpu".into(),
+                version: "0.1.0".into(),
+                addresses: addresses(),
+                body_hash: Bytes::copy_from_slice(blake3::hash(&body).as_bytes()),
+                body_len: u32::try_from(body.len()).expect("it is small"),
+                load: 2,
+                relay: true,
+            })
+        }
+    };
+    v1::Statement {
+        epoch: 1_700_000_000_000,
+        seq: 3,
+        issued_at_ms: 1_700_000_000_123,
+        ttl_ms: 60_000,
+        content: Some(content),
+    }
+}
+
+/// An advert's body: one capability with every field, and one with those only that must be there.
+pub fn body() -> v1::AdvertBody {
+    use v1::quantized_vector::Source;
+    let vector = |source: Source, values: &'static [u8]| v1::QuantizedVector {
+        values: Bytes::from_static(values),
+        scale: 0.0625,
+        source: source.into(),
+    };
+    let text = |text: &str| text.to_owned();
+    let full = v1::Capability {
+        id: text("ollama/llm/code/qwen2.5-coder:7b"),
+        kind: text("llm/code"),
+        name: text("qwen2.5-coder:7b"),
+        provider: text("ollama"),
+        project: text("farm/camelids"),
+        domain: text("camelids"),
+        topics: vec![text("llama"), text("alpaca")],
+        description: text("Knows llamas, and grüßt sie."),
+        examples: vec![text("How do I care for my llama?")],
+        operations: vec![text("chat"), text("complete")],
+        modalities: vec![text("text"), text("image")],
+        features: vec![text("tools"), text("json_schema"), text("streaming")],
+        context_length: 32_768,
+        parameter_count: 7_615_616_512,
+        quantization: text("Q4_K_M"),
+        digest: text("sha256:0123456789abcdef"),
+        embedding_length: 3584,
+        concurrency: 4,
+        input_cost: 0.5,
+        output_cost: 1.5,
+        residency: v1::Residency::Warm.into(),
+        aliases: vec![text("coder")],
+        meaning: Some(v1::Meaning {
+            space: text("potion/1/4"),
+            vectors: vec![
+                vector(Source::Description, &[1, 2, 255, 128]),
+                vector(Source::Topics, &[4, 3, 2, 1]),
+                vector(Source::Example, &[127, 0, 129, 64]),
+            ],
+            simhash: Bytes::from_static(&[0xa5; 32]),
+        }),
+    };
+    let least = v1::Capability {
+        id: text("builtin/ml/embed/static"),
+        kind: text("ml/embed"),
+        name: text("static"),
+        provider: text("builtin"),
+        ..v1::Capability::default()
+    };
+    v1::AdvertBody { capabilities: vec![full, least] }
+}
+
+/// Bodies of adverts.
+pub fn bodies() -> Vec<(&'static str, v1::AdvertBody)> {
+    vec![("advert-body", body())]
+}
+
+/// Calls.
+pub fn calls() -> Vec<(&'static str, v1::CallRequest)> {
+    let full = v1::CallRequest {
+        id: "01a1fdbc-049c-71f0-8e8c-acd010e55121".into(),
+        capability: "ollama/llm/code/qwen2.5-coder:7b".into(),
+        operation: "chat".into(),
+        payload: Bytes::from_static(br#"{"model":"qwen2.5-coder:7b","messages":[]}"#),
+        content_type: "application/json".into(),
+        stream: true,
+        deadline_ms: 600_000,
+        headers: HashMap::from([(
+            "traceparent".to_owned(),
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+        )]),
+    };
+    let least =
+        v1::CallRequest { id: "1".into(), capability: "c".into(), operation: "embed".into(), ..Default::default() };
+    vec![("call", full), ("call-least", least)]
+}
+
+/// One of every frame, and of every phase and class of error.
+pub fn frames() -> Vec<(&'static str, v1::Frame)> {
+    use v1::error::Class;
+    use v1::frame::Body;
+    use v1::progress::Phase;
+    let load = || Some(v1::Load { running: 1, queued: 2, limit: 4 });
+    let progress = |phase: Phase, place| Body::Progress(v1::Progress { phase: phase.into(), queue_position: place });
+    let error = |class: Class, status| {
+        Body::Error(v1::Error {
+            class: class.into(),
+            status,
+            message: "it is too busy".into(),
+            code: "rate_limit_exceeded".into(),
+            retry_after_ms: 2000,
+            body: Bytes::from_static(br#"{"error":{}}"#),
+            content_type: "application/json".into(),
+        })
+    };
+    let chunk = |content_type: &str, more| {
+        let data = Bytes::from_static(b"data: {\"choices\":[]}\n\n");
+        Body::Chunk(v1::Chunk { data, content_type: content_type.into(), more })
+    };
+    let usage = v1::Usage { prompt_tokens: 7, completion_tokens: 12 };
+    let bodies = vec![
+        ("frame-accepted", Body::Accepted(v1::Accepted { load: load() })),
+        ("frame-rejected", Body::Rejected(v1::Rejected { reason: "full".into(), retry_after_ms: 1500, load: load() })),
+        ("frame-progress-queued", progress(Phase::Queued, 3)),
+        ("frame-progress-loading", progress(Phase::Loading, 0)),
+        ("frame-progress-prefill", progress(Phase::Prefill, 0)),
+        ("frame-progress-decode", progress(Phase::Decode, 0)),
+        ("frame-chunk", chunk("text/event-stream", false)),
+        ("frame-chunk-more", chunk("", true)),
+        ("frame-end", Body::End(v1::End { usage: Some(usage), load: load() })),
+        ("frame-end-least", Body::End(v1::End { usage: None, load: None })),
+        ("frame-error-internal", error(Class::Internal, 500)),
+        ("frame-error-request", error(Class::Request, 400)),
+        ("frame-error-overloaded", error(Class::Overloaded, 503)),
+        ("frame-error-unavailable", error(Class::Unavailable, 503)),
+        ("frame-error-backend", error(Class::Backend, 502)),
+        ("frame-error-timeout", error(Class::Timeout, 504)),
+        ("frame-error-interrupted", error(Class::Interrupted, 502)),
+    ];
+    bodies.into_iter().map(|(name, body)| (name, v1::Frame { body: Some(body) })).collect()
+}
+
+/// The handshake.
+pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
+    use v1::gate_message::Body;
+    use v1::proof::Credential;
+    let bytes = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
+    let hello = v1::Hello { wire_major: 1, wire_minor: 0, mesh_id: bytes(1, 32), nonce: bytes(2, 32) };
+    let proof = |credential| Body::Proof(v1::Proof { credential, signature: bytes(3, 64) });
+    let verdict = |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into() });
+    let bodies = vec![
+        ("gate-hello", Body::Hello(hello)),
+        ("gate-proof", proof(None)),
+        ("gate-proof-membership", proof(Some(Credential::Membership(bytes(4, 8))))),
+        ("gate-proof-invite", proof(Some(Credential::Invite(bytes(5, 8))))),
+        ("gate-verdict-admitted", verdict(0, "")),
+        ("gate-verdict-other-mesh", verdict(1, "")),
+        ("gate-verdict-incompatible", verdict(2, "2 meets 1")),
+        ("gate-verdict-not-admitted", verdict(3, "no invite")),
+        ("gate-verdict-malformed", verdict(4, "a message out of order")),
+        ("gate-verdict-busy", verdict(5, "")),
+    ];
+    bodies.into_iter().map(|(name, body)| (name, v1::GateMessage { body: Some(body) })).collect()
+}
+
+fn position() -> v1::Position {
+    v1::Position { node: Bytes::from_static(&[9; 38]), epoch: 1_700_000_000_000, seq: 3 }
+}
+
+fn aged() -> v1::AgedStatement {
+    let statement = v1::SignedStatement {
+        node: Bytes::from_static(&[9; 38]),
+        statement: Bytes::from_static(&[8; 16]),
+        signature: Bytes::from_static(&[7; 64]),
+        body: Bytes::from_static(&[6; 16]),
+    };
+    v1::AgedStatement { statement: Some(statement), age_ms: 2500 }
+}
+
+/// Requests of the digest sync.
+pub fn sync_requests() -> Vec<(&'static str, v1::SyncRequest)> {
+    use v1::sync_request::Body;
+    let bodies = vec![
+        ("sync-request-digest", Body::Digest(v1::SyncDigest { positions: vec![position()], push: vec![aged()] })),
+        ("sync-request-fetch-body", Body::FetchBody(v1::FetchBody { hash: Bytes::from_static(&[5; 32]) })),
+        ("sync-request-ping", Body::Ping(v1::Ping {})),
+    ];
+    bodies.into_iter().map(|(name, body)| (name, v1::SyncRequest { body: Some(body) })).collect()
+}
+
+/// Responses of the digest sync.
+pub fn sync_responses() -> Vec<(&'static str, v1::SyncResponse)> {
+    use v1::sync_response::Body;
+    let delta = v1::SyncDelta {
+        statements: vec![aged()],
+        want: vec![Bytes::from_static(&[9; 38])],
+        more: true,
+        beyond: vec![position()],
+    };
+    let bodies = vec![
+        ("sync-response-delta", Body::Delta(delta)),
+        ("sync-response-found-body", Body::FoundBody(v1::FoundBody { data: Bytes::from_static(&[4; 16]) })),
+        ("sync-response-pong", Body::Pong(v1::Pong { now_ms: 1_700_000_000_456 })),
+    ];
+    bodies.into_iter().map(|(name, body)| (name, v1::SyncResponse { body: Some(body) })).collect()
+}
