@@ -42,7 +42,7 @@ use crate::capability::{Capability, PeerId};
 use crate::embedding::Embedder;
 
 pub use entry::{Entry, EntryId, Hit};
-pub use snapshot::{Adverts, Snapshot};
+pub use snapshot::{Adverts, Question, Snapshot};
 
 use graph::Graph;
 use index::{GraphNeed, Limits};

@@ -37,6 +37,27 @@ impl fmt::Debug for Snapshot {
     }
 }
 
+/// A question, ready to be compared with the texts of capabilities: by its vector, or by its words where it has none.
+#[derive(Debug)]
+pub struct Question<'a> {
+    text: &'a str,
+    vector: Option<Query>,
+}
+
+impl<'a> Question<'a> {
+    /// A question that is compared by its words whatever the embedder says.
+    #[must_use]
+    pub const fn in_words(text: &'a str) -> Self {
+        Self { text, vector: None }
+    }
+
+    /// Whether words are compared, whose similarities are no cosines.
+    #[must_use]
+    pub const fn by_words(&self) -> bool {
+        self.vector.is_none()
+    }
+}
+
 /// Who is called what.
 #[derive(Debug, Default)]
 struct Names {
@@ -177,10 +198,26 @@ impl Snapshot {
         if count == 0 || self.entries.is_empty() {
             return Vec::new();
         }
+        self.search_for(&self.question(query), count, keep)
+    }
+
+    /// A question as this snapshot compares it. It may be put to every snapshot of a catalog with the same embedder.
+    #[must_use]
+    pub fn question<'a>(&self, text: &'a str) -> Question<'a> {
+        let vector = self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(text)));
+        Question { text, vector }
+    }
+
+    /// Like [`search`](Self::search), for a question that is put several times and embedded once.
+    #[must_use]
+    pub fn search_for(&self, question: &Question<'_>, count: usize, keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
+        if count == 0 || self.entries.is_empty() {
+            return Vec::new();
+        }
         let kept: Vec<bool> = self.entries.iter().map(keep).collect();
-        match self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(query))) {
-            Some(vector) => self.index.search(&vector, count, &kept),
-            None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), query, count, &kept),
+        match &question.vector {
+            Some(vector) => self.index.search(vector, count, &kept),
+            None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), question.text, count, &kept),
         }
     }
 
