@@ -31,6 +31,12 @@ fn tells_none(what: &str, text: &str) {
     }
 }
 
+/// Head and body of an answer.
+async fn everything_of(answer: reqwest::Response) -> String {
+    let head = format!("{:?}", answer.headers());
+    head + &answer.text().await.unwrap_or_default()
+}
+
 struct Setup {
     farm: LlamaFarm,
     backends: [Backend; 3],
@@ -124,7 +130,7 @@ async fn a_backend_that_quotes_its_key_is_not_believed_to_be_discreet() {
                 body["stream"] = stream.into();
                 let answer = node.post("/v1/chat/completions", &body).await;
                 assert!(!answer.status().is_success(), "the backend refuses with {status}");
-                let told = format!("{:?}{}", answer.headers(), answer.text().await.unwrap_or_default());
+                let told = everything_of(answer).await;
                 tells_none(&format!("the error {status} of {}", node.name()), &told);
             }
         }
@@ -157,7 +163,7 @@ async fn an_api_key_is_not_repeated() {
     for (key, expected) in [(API_KEY, 200), (wrong, 401)] {
         let answer = client.get(node.url("/v1/models")).bearer_auth(key).send().await.expect("an answer");
         assert_eq!(answer.status(), expected);
-        let told = format!("{:?}{}", answer.headers(), answer.text().await.unwrap_or_default());
+        let told = everything_of(answer).await;
         tells_none("an answer", &told);
         assert!(!told.contains(wrong), "{told}");
     }

@@ -84,7 +84,9 @@ fn check_name(name: &str) -> Result<(), String> {
 /// What is wrong with an alias whose parts are each right.
 fn check(name: &str, alias: &Alias) -> Result<(), String> {
     if *alias == Alias::default() {
-        return Err("stands for nothing; give it at least one model, or one of kinds, features, modalities, prefer".into());
+        return Err(
+            "stands for nothing; give it at least one model, or one of kinds, features, modalities, prefer".into()
+        );
     }
     if alias.models.iter().any(|model| model.eq_ignore_ascii_case(name)) {
         return Err("stands for itself; give it a model".into());
@@ -116,7 +118,9 @@ fn from_table(table: &Dict, at: &str, faults: &mut Vec<Fault>) -> Alias {
         read(table.get(key)?, &format!("{at}.{key}"), faults, parse)
     }
     let of = (table, at);
-    let prefer = |value: &Value| named("preference", &parse::text(value)?, Prefer::ALL.iter().map(|prefer| (prefer.as_str(), *prefer)));
+    let prefer = |value: &Value| {
+        named("preference", &parse::text(value)?, Prefer::ALL.iter().map(|prefer| (prefer.as_str(), *prefer)))
+    };
     let features = |value: &Value| {
         let known = || Feature::ALL.iter().map(|feature| (feature.as_str(), *feature));
         parse::list(value)?.iter().map(|name| named("feature", name, known())).collect()

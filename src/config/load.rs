@@ -183,7 +183,8 @@ impl Reader {
                 name: self.get("mesh.name", "atmosphere".to_owned(), parse::name),
                 admit: self.get("mesh.admit", Admit::Private, parse::admit),
                 advert_ttl: self.get("mesh.advert_ttl", ADVERT_TTL, parse::duration(secs(1), secs(3600))),
-                external_addresses: self.many("mesh.external_addresses", |value| parse::each(value, parse::external_address)),
+                external_addresses: self
+                    .many("mesh.external_addresses", |value| parse::each(value, parse::external_address)),
                 relay: self.get("mesh.relay", Relay::Auto, parse::relay),
                 upnp: self.get("mesh.upnp", true, parse::boolean),
             },

@@ -71,7 +71,11 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let loaded = setup.load().expect("valid");
     let config = &loaded.config;
     assert_eq!((config.port, config.gossip_port, config.name.as_str()), (1, 20, "flag"));
-    assert_eq!(config.seed_peers.iter().map(Seed::as_str).collect::<Vec<_>>(), ["c:3", "d:4"], "a stronger list replaces a weaker one");
+    assert_eq!(
+        config.seed_peers.iter().map(Seed::as_str).collect::<Vec<_>>(),
+        ["c:3", "d:4"],
+        "a stronger list replaces a weaker one"
+    );
     assert_eq!(config.mesh.name, "m", "an empty variable counts as not set");
     assert_eq!(loaded.origins["name"], Origin::Flag("--name".into()));
     assert_eq!(loaded.origins["gossip_port"], Origin::Environment("ATMOSPHERE_GOSSIP_PORT".into()));

@@ -218,9 +218,8 @@ fn last_token(model: &TextEmbedding) -> Option<(String, u32)> {
     const LOOKED_AT: usize = 1000;
     let mut tokens: Vec<(String, u32)> = model.tokenizer.get_vocab(true).into_iter().collect();
     tokens.sort_unstable_by_key(|(_, id)| std::cmp::Reverse(*id));
-    let said = |token: &str, id| {
-        model.tokenizer.encode(token, false).is_ok_and(|encoded| encoded.get_ids().contains(&id))
-    };
+    let said =
+        |token: &str, id| model.tokenizer.encode(token, false).is_ok_and(|encoded| encoded.get_ids().contains(&id));
     tokens.into_iter().take(LOOKED_AT).find(|(token, id)| !token.trim().is_empty() && said(token, *id))
 }
 

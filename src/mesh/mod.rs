@@ -67,13 +67,13 @@ use crate::telemetry::EventBus;
 pub use address::{DEFAULT_GOSSIP_PORT, Seed, SeedError, external_address};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
+pub use driver::MAX_SEEDS;
 pub use gate::Admission;
 #[cfg(feature = "fuzzing")]
 pub use gate::fuzzing;
 pub use handle::Handle;
 pub use id::MeshId;
 pub use identity::{Identity, IdentityError};
-pub use driver::MAX_SEEDS;
 pub use libp2p::Multiaddr;
 pub use listen::ListenError;
 pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_MESH_NAME, RelayServer, Settings};

@@ -5,7 +5,7 @@
 //! measured once, with the prototypes themselves: some are taken away and compared with the rest. How alike they are to
 //! their own sort and to the others gives the [`Scale`] on which the router's bars stand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Prototypes {
     pub(super) fn new(catalog: &Catalog) -> Self {
         let embedder = catalog.embedder().map(|embedder| Arc::new(Remembering::new(embedder)) as Arc<dyn Embedder>);
         let vectors = embedder.as_ref().and_then(|embedder| {
-            let (scale, right) = measure(Some(embedder));
+            let (scale, right) = measured(Some(embedder));
             let telling = right >= TELLING && scale.alike > scale.apart;
             if telling {
                 tracing::debug!(space = %embedder.space(), ?scale, right, "similarities of the embedding space measured");
@@ -99,7 +99,7 @@ impl Prototypes {
             }
             telling.then_some(scale)
         });
-        Self { snapshot: shelf(embedder.as_ref(), |_| true), vectors, words: measure(None).0 }
+        Self { snapshot: shelf(embedder.as_ref(), |_| true), vectors, words: measured(None).0 }
     }
 
     /// The question as it will be compared: by its vector where that tells something, else by its words.
@@ -156,6 +156,13 @@ fn shelf(embedder: Option<&Arc<dyn Embedder>>, kept: impl Fn(usize) -> bool) -> 
     };
     own.update(&[(node, Arc::new(advert))].into());
     own.snapshot()
+}
+
+/// What [`measure`] finds, measured once in a process for each space: it depends on nothing else.
+fn measured(embedder: Option<&Arc<dyn Embedder>>) -> (Scale, f32) {
+    static KNOWN: Mutex<BTreeMap<Option<Arc<str>>, (Scale, f32)>> = Mutex::new(BTreeMap::new());
+    let space = embedder.map(|embedder| Arc::clone(embedder.space()));
+    *KNOWN.lock().entry(space).or_insert_with(|| measure(embedder))
 }
 
 /// Compares each prototype with those of the other parts. Also gives the share of them that are nearest to their own

@@ -38,12 +38,7 @@ pub(super) struct Bars {
 impl Bars {
     /// The bars on this scale.
     pub(super) fn on(scale: Scale) -> Self {
-        Self {
-            entry: scale.at(MEANT),
-            special: scale.at(SPECIAL),
-            margin: scale.step(MARGIN),
-            tie: scale.step(TIE),
-        }
+        Self { entry: scale.at(MEANT), special: scale.at(SPECIAL), margin: scale.step(MARGIN), tie: scale.step(TIE) }
     }
 }
 

@@ -276,8 +276,7 @@ fn an_embedder_that_tells_nothing_is_not_listened_to() {
 #[cfg(feature = "fastembed")]
 #[test]
 fn a_real_onnx_model_does_as_well() {
-    let (Some(directory), Some(_)) =
-        (std::env::var_os("ATMOSPHERE_TEST_ONNX_DIR"), std::env::var_os("ORT_DYLIB_PATH"))
+    let (Some(directory), Some(_)) = (std::env::var_os("ATMOSPHERE_TEST_ONNX_DIR"), std::env::var_os("ORT_DYLIB_PATH"))
     else {
         eprintln!("SKIPPED: ATMOSPHERE_TEST_ONNX_DIR and ORT_DYLIB_PATH are not set (`scripts/test onnx` sets them)");
         return;
