@@ -160,7 +160,9 @@ fn shelf(embedder: Option<&Arc<dyn Embedder>>, kept: impl Fn(usize) -> bool) -> 
 
 /// What [`measure`] finds, measured once in a process for each space: it depends on nothing else.
 fn measured(embedder: Option<&Arc<dyn Embedder>>) -> (Scale, f32) {
-    static KNOWN: Mutex<BTreeMap<Option<Arc<str>>, (Scale, f32)>> = Mutex::new(BTreeMap::new());
+    /// By space; `None` is for words.
+    type Known = BTreeMap<Option<Arc<str>>, (Scale, f32)>;
+    static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
     let space = embedder.map(|embedder| Arc::clone(embedder.space()));
     *KNOWN.lock().entry(space).or_insert_with(|| measure(embedder))
 }
