@@ -37,12 +37,25 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// A text whose meaning is searched for, embedded once.
+/// A question, ready to be compared with the texts of capabilities: by its vector, or by its words where it has none.
 #[derive(Debug)]
 pub struct Question<'a> {
     text: &'a str,
-    /// `None`: there is no embedder, or it knows none of the words, and words decide.
     vector: Option<Query>,
+}
+
+impl<'a> Question<'a> {
+    /// A question that is compared by its words whatever the embedder says.
+    #[must_use]
+    pub const fn in_words(text: &'a str) -> Self {
+        Self { text, vector: None }
+    }
+
+    /// Whether words are compared, whose similarities are no cosines.
+    #[must_use]
+    pub const fn by_words(&self) -> bool {
+        self.vector.is_none()
+    }
 }
 
 /// Who is called what.

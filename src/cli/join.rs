@@ -7,10 +7,10 @@ use super::client::{Client, parse};
 use super::error::CliError;
 use super::output::{Output, counted, name};
 use super::shapes::Mesh;
+use crate::mesh::Seed;
 
 pub(super) async fn run(args: &JoinArgs, output: &mut Output<'_>) -> Result<(), CliError> {
-    crate::config::check_seed(&args.address)
-        .map_err(|message| CliError::Usage(format!("{:?} {message}", args.address)))?;
+    args.address.parse::<Seed>().map_err(|error| CliError::Usage(error.to_string()))?;
     let client = Client::new(&args.client)?;
     let body = client.post("/v1/mesh/join", &json!({ "peer": args.address })).await?;
     if args.client.json {

@@ -150,7 +150,7 @@ mod tests {
         sources.env.clear();
         let config = config::load(&sources).expect("valid").config;
         assert_eq!((config.port, config.gossip_port, config.name.as_str()), (1, 2, "n"));
-        assert_eq!(config.seed_peers, ["a:1", "b:2"]);
+        assert_eq!(config.seed_peers.iter().map(crate::mesh::Seed::as_str).collect::<Vec<_>>(), ["a:1", "b:2"]);
         assert_eq!(config.backends[0].url.as_str(), "http://c/");
         assert_eq!((config.bind.to_string(), config.data_dir.to_str()), ("::1".into(), Some("/d")));
         assert!(config.no_mdns && config.no_probe && config.api.allow_no_auth);

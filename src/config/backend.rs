@@ -7,6 +7,7 @@ use url::Url;
 
 use super::fields::near;
 use super::parse;
+use super::problem::Fault;
 use super::secret::{Secret, without_userinfo};
 use crate::provider::BackendKind;
 
@@ -37,16 +38,6 @@ pub struct Backend {
     pub concurrency: Option<u32>,
     /// The field of knowledge of all its models, such as `medicine`.
     pub domain: Option<String>,
-}
-
-/// What is wrong with one key of one backend.
-#[derive(Debug)]
-pub(super) struct Fault {
-    /// Where below `backends`, such as `[1].url`; empty for the whole.
-    pub at: String,
-    /// The value as it may be shown.
-    pub value: Option<String>,
-    pub message: String,
 }
 
 /// Reads all backends, and everything that is wrong with them.

@@ -43,6 +43,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("api.allow_no_auth", &["ATMOSPHERE_API_ALLOW_NO_AUTH", "ATMOSPHERE_ALLOW_NO_AUTH"], Some("--allow-no-auth")),
     field("api.max_body", &["ATMOSPHERE_API_MAX_BODY"], None),
     field("api.max_concurrency", &["ATMOSPHERE_API_MAX_CONCURRENCY"], None),
+    field("api.max_connections", &["ATMOSPHERE_API_MAX_CONNECTIONS"], None),
+    field("api.header_timeout", &["ATMOSPHERE_API_HEADER_TIMEOUT"], None),
     field("api.request_timeout", &["ATMOSPHERE_API_REQUEST_TIMEOUT"], None),
     field("api.allowed_origins", &["ATMOSPHERE_API_ALLOWED_ORIGINS"], None),
     field("api.allowed_hosts", &["ATMOSPHERE_API_ALLOWED_HOSTS"], None),

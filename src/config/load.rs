@@ -8,12 +8,13 @@ use std::time::Duration;
 use figment::value::{Dict, Value};
 
 use super::fields::{self, FIELDS, OTHER_VARIABLES, near};
-use super::problem::{ConfigError, Origin, Problem};
+use super::problem::{ConfigError, Fault, Origin, Problem};
 use super::source::{FlagValue, Layered, Sources, read_file};
 use super::{
     Admit, ApiConfig, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind, LogConfig, LogFormat,
-    MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, backend, data_dir, parse,
+    MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias, backend, data_dir, parse,
 };
+use crate::mesh::{MAX_SEEDS, Seed};
 use crate::telemetry::DEFAULT_FILTER;
 
 /// A valid configuration, and how it came to be.
@@ -36,6 +37,10 @@ const ADVERT_TTL: Duration = Duration::from_secs(60);
 const MAX_BODY: u64 = 32 << 20;
 /// Far above what the backends of a home run at once, and a bound for the memory of bodies.
 const MAX_CONCURRENCY: usize = 256;
+/// Browsers and SDKs hold up to a few dozen idle ones each.
+const MAX_CONNECTIONS: usize = 1024;
+/// Longer than usual clients keep an idle connection, short enough for one that trickles to be gone soon.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The OpenAI SDK's own default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// A long answer at a usual speed ends within it; so does the patience of a service manager.
@@ -169,8 +174,8 @@ impl Reader {
                 vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
                 parse::ips,
             ),
-            seed_peers: self.get("seed_peers", Vec::new(), parse::seeds),
-            backends: self.backends(sources),
+            seed_peers: self.seeds(),
+            backends: self.many("backends", |value| backend::backends(value, &sources.env)),
             no_mdns: self.get("no_mdns", false, parse::boolean),
             no_probe: self.get("no_probe", false, parse::boolean),
             data_dir,
@@ -178,12 +183,13 @@ impl Reader {
                 name: self.get("mesh.name", "atmosphere".to_owned(), parse::name),
                 admit: self.get("mesh.admit", Admit::Private, parse::admit),
                 advert_ttl: self.get("mesh.advert_ttl", ADVERT_TTL, parse::duration(secs(1), secs(3600))),
-                external_addresses: self.get("mesh.external_addresses", Vec::new(), parse::multiaddrs),
+                external_addresses: self
+                    .many("mesh.external_addresses", |value| parse::each(value, parse::external_address)),
                 relay: self.get("mesh.relay", Relay::Auto, parse::relay),
                 upnp: self.get("mesh.upnp", true, parse::boolean),
             },
             api: self.api(home),
-            router: RouterConfig { aliases: self.get("router.aliases", BTreeMap::new(), parse::aliases) },
+            router: RouterConfig { aliases: self.many("router.aliases", alias::aliases) },
             provider: ProviderConfig {
                 queue: self.get("provider.queue", QUEUE, parse::count(0, 65_536)),
                 concurrency: self.get("provider.concurrency", CONCURRENCY, |value| {
@@ -228,6 +234,8 @@ impl Reader {
             allow_no_auth: self.get("api.allow_no_auth", false, parse::boolean),
             max_body_bytes: self.get("api.max_body", MAX_BODY, parse::size(1024, 1 << 30)),
             max_concurrency: self.get("api.max_concurrency", MAX_CONCURRENCY, parse::count(1, 100_000)),
+            max_connections: self.get("api.max_connections", MAX_CONNECTIONS, parse::count(1, 100_000)),
+            header_timeout: self.get("api.header_timeout", HEADER_TIMEOUT, parse::duration(secs(1), secs(3600))),
             request_timeout: self.get(
                 "api.request_timeout",
                 REQUEST_TIMEOUT,
@@ -254,20 +262,30 @@ impl Reader {
         }
     }
 
-    fn backends(&mut self, sources: &Sources) -> Vec<backend::Backend> {
-        let Some((value, origin)) = self.layers.value("backends") else { return Vec::new() };
-        self.origins.insert("backends", origin.clone());
-        let (backends, faults) = backend::backends(&value, &sources.env);
+    /// A setting of several parts, each of which may be wrong; the right ones, or none when nobody set it.
+    fn many<T: Default>(&mut self, path: &'static str, parse: impl Fn(&Value) -> (T, Vec<Fault>)) -> T {
+        let Some((value, origin)) = self.layers.value(path) else { return T::default() };
+        self.origins.insert(path, origin.clone());
+        let (parsed, faults) = parse(&value);
         for fault in faults {
-            let field = format!("backends{}", fault.at);
+            let field = format!("{path}{}", fault.at);
             let origin = match origin {
                 Origin::File { .. } => self.file_origin_near(&field),
                 _ => origin.clone(),
             };
-            self.wrong.insert("backends");
+            self.wrong.insert(path);
             self.problems.push(Problem { field, value: fault.value, origin, message: fault.message });
         }
-        backends
+        parsed
+    }
+
+    fn seeds(&mut self) -> Vec<Seed> {
+        let seeds = self.many("seed_peers", |value| parse::each(value, parse::seed));
+        if seeds.len() > MAX_SEEDS {
+            let message = format!("more than {MAX_SEEDS} seeds; a mesh needs one that answers, so keep a few");
+            self.problem("seed_peers", Some(format!("{} seeds", seeds.len())), message);
+        }
+        seeds
     }
 
     /// The line of `field`, or of what it stands in when it is missing.

@@ -7,6 +7,7 @@
 //!
 //! [`DataDir`] is the directory on disk: one running node owns it.
 
+mod alias;
 mod backend;
 mod data_dir;
 mod fields;
@@ -25,10 +26,12 @@ use std::time::Duration;
 pub use backend::Backend;
 pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir};
 pub use load::{Loaded, load};
-pub use parse::seed_syntax as check_seed;
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::{REDACTED, Secret, without_userinfo};
 pub use source::{FlagValue, Sources};
+
+use crate::mesh::{Multiaddr, Seed};
+use crate::router::Alias;
 
 pub use crate::telemetry::LogFormat;
 
@@ -50,8 +53,8 @@ pub struct Config {
     pub gossip_port: u16,
     /// Addresses that the mesh listens on.
     pub gossip_bind: Vec<IpAddr>,
-    /// Nodes to join by: `host:port` or multiaddr, as written; the mesh has the exact parser.
-    pub seed_peers: Vec<String>,
+    /// Nodes to join by.
+    pub seed_peers: Vec<Seed>,
     /// Backends that the owner named.
     pub backends: Vec<Backend>,
     /// Do not look for nodes on the local network.
@@ -83,9 +86,8 @@ pub struct MeshConfig {
     pub admit: Admit,
     /// How long other nodes believe this node's advert without hearing from it.
     pub advert_ttl: Duration,
-    /// Multiaddresses at which others reach this node, when it cannot know them itself: a forwarded port, a public
-    /// name. The mesh has the exact parser.
-    pub external_addresses: Vec<String>,
+    /// Where others reach this node, when it cannot know that itself: a forwarded port, a public name.
+    pub external_addresses: Vec<Multiaddr>,
     /// Whether to relay for members that cannot reach each other.
     pub relay: Relay,
     /// Whether to ask the router for a forwarded port.
@@ -123,6 +125,10 @@ pub struct ApiConfig {
     pub max_body_bytes: u64,
     /// Requests that are worked on at once.
     pub max_concurrency: usize,
+    /// Connections that are open at once.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request, and a connection may be idle.
+    pub header_timeout: Duration,
     /// Longest time for a request, streams included.
     pub request_timeout: Duration,
     /// Origins whose pages may call the API from a browser.
@@ -134,10 +140,10 @@ pub struct ApiConfig {
 }
 
 /// The router.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RouterConfig {
-    /// Names of the owner's own, each for one target or several in order of preference.
-    pub aliases: BTreeMap<String, Vec<String>>,
+    /// Names of the owner's own, each for models in order of preference or for a wish.
+    pub aliases: BTreeMap<String, Alias>,
 }
 
 /// What runs calls on this node.

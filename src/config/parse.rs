@@ -3,12 +3,14 @@
 //! What comes from the environment or a flag is text, and what comes from the file has types; each function takes
 //! both, so that `port = "11451"` and `ATMOSPHERE_PORT=11451` and `port = 11451` mean the same.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::value::Value;
+
+use super::problem::Fault;
+use crate::mesh::{self, Multiaddr, Seed, SeedError};
 
 /// The text of a value that is one word or number; `None` for lists, tables and booleans.
 fn scalar(value: &Value) -> Option<String> {
@@ -200,65 +202,35 @@ pub(super) fn expand(text: &str, home: Option<&Path>) -> Result<PathBuf, String>
     }
 }
 
-/// Seeds. Only what is surely wrong is refused here: the mesh has the exact parser.
-pub(super) fn seeds(value: &Value) -> Result<Vec<String>, String> {
-    let seeds = list(value)?;
-    for seed in &seeds {
-        seed_syntax(seed).map_err(|message| format!("{seed:?} {message}"))?;
-    }
-    Ok(seeds)
-}
-
-/// Whether `seed` may be `host:port` or a multiaddr.
-///
-/// # Errors
-///
-/// With what is wrong and what to write, to stand after the seed.
-pub fn seed_syntax(seed: &str) -> Result<(), String> {
-    if seed.contains(char::is_whitespace) {
-        return Err("has a blank in it; give one seed at a time".into());
-    }
-    if let Some((scheme, rest)) = seed.split_once("://") {
-        return Err(format!("is a URL, and a seed is an address: leave out \"{scheme}://\" and give {:?}", {
-            let authority = rest.split('/').next().unwrap_or(rest);
-            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-            format!("{host}:11450")
-        }));
-    }
-    if seed.starts_with('/') {
-        return if seed.split('/').count() >= 3 {
-            Ok(())
-        } else {
-            Err("is not a multiaddr; give one such as /ip4/10.0.0.7/tcp/11450".into())
-        };
-    }
-    if seed.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!("has no port; give [{seed}]:11450"));
-    }
-    // A node id may follow, to accept no other node there.
-    let seed = seed.split("/p2p/").next().unwrap_or(seed);
-    match seed.rsplit_once(':') {
-        None => Err(format!("has no port; give {seed}:11450, which is the gossip port of the other node")),
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
-            if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-                Err(format!("is an IPv6 address without brackets; give [{host}]:{port}"))
-            } else {
-                Ok(())
+/// A list of texts, each read by `read`; what is wrong is told of each item.
+pub(super) fn each<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -> (Vec<T>, Vec<Fault>) {
+    let (mut items, mut faults) = (Vec::new(), Vec::new());
+    let texts = match list(value) {
+        Ok(texts) => texts,
+        Err(message) => {
+            return (items, vec![Fault { at: String::new(), value: Some(shown(value)), message }]);
+        }
+    };
+    for (index, text) in texts.iter().enumerate() {
+        match read(text) {
+            Ok(item) => items.push(item),
+            Err(message) => {
+                let value = Some(format!("{:?}", super::secret::without_userinfo(text)));
+                faults.push(Fault { at: format!("[{index}]"), value, message });
             }
         }
-        Some(_) => Err("is not host:port; give one such as 10.0.0.7:11450".into()),
     }
+    (items, faults)
 }
 
-/// Multiaddresses. Only what is surely wrong is refused here: the mesh has the exact parser.
-pub(super) fn multiaddrs(value: &Value) -> Result<Vec<String>, String> {
-    let addresses = list(value)?;
-    match addresses.iter().find(|text| !text.starts_with('/') || seed_syntax(text).is_err()) {
-        Some(wrong) => {
-            Err(format!("{wrong:?} is not a multiaddr; give one such as /ip4/203.0.113.5/udp/11450/quic-v1"))
-        }
-        None => Ok(addresses),
-    }
+/// A node to join by.
+pub(super) fn seed(text: &str) -> Result<Seed, String> {
+    text.parse().map_err(|error: SeedError| error.why().to_owned())
+}
+
+/// An address at which others reach this node.
+pub(super) fn external_address(text: &str) -> Result<Multiaddr, String> {
+    mesh::external_address(text).map_err(|why| format!("{why}; give one such as /ip4/203.0.113.5/udp/11450/quic-v1"))
 }
 
 /// `mesh.relay`.
@@ -311,40 +283,6 @@ pub(super) fn log_filter(value: &Value) -> Result<String, String> {
     Ok(filter)
 }
 
-/// `router.aliases`: a table of names, each with a target or several.
-pub(super) fn aliases(value: &Value) -> Result<BTreeMap<String, Vec<String>>, String> {
-    let mut aliases = BTreeMap::new();
-    match value {
-        Value::Dict(_, table) => {
-            for (name, targets) in table {
-                let targets = list(targets).map_err(|message| format!("{name:?} is {message}"))?;
-                aliases.insert(name.trim().to_owned(), targets);
-            }
-        }
-        Value::String(_, text) => {
-            for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-                let (name, targets) = part
-                    .split_once('=')
-                    .ok_or_else(|| format!("{part:?} has no `=`; write \"alias=model,model;other=model\""))?;
-                aliases.insert(name.trim().to_owned(), list(&Value::from(targets))?);
-            }
-        }
-        _ => return Err("not a table; write aliases = { best-code = [\"qwen2.5-coder:7b\"] }".into()),
-    }
-    for (name, targets) in &aliases {
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err(format!("the alias {name:?} is empty or has a blank in it; give it a plain name"));
-        }
-        if targets.is_empty() {
-            return Err(format!("the alias {name:?} stands for nothing; give it at least one model"));
-        }
-        if targets.iter().any(|target| target == name) {
-            return Err(format!("the alias {name:?} stands for itself; give it a model"));
-        }
-    }
-    Ok(aliases)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -372,43 +310,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_seed_is_an_address_with_a_port() {
-        for good in [
-            "10.0.0.7:11450",
-            "gpu.local:1",
-            "[fe80::1]:11450",
-            "gpu:1/p2p/12D3KooW",
-            "/ip4/10.0.0.7/udp/11450/quic-v1",
-            "/dns/gpu/tcp/1",
-        ] {
-            assert_eq!(seed_syntax(good), Ok(()), "{good}");
-        }
-        for (bad, fix) in [
-            ("gpu", "gpu:11450"),
-            ("http://gpu:11451/v1", "\"gpu:11450\""),
-            ("fe80::1", "[fe80::1]:11450"),
-            ("gpu:0", "10.0.0.7:11450"),
-            (":11450", "10.0.0.7:11450"),
-            ("gpu:99999", "10.0.0.7:11450"),
-            ("a b:1", "one seed at a time"),
-            ("/ip4", "multiaddr"),
-        ] {
-            let error = seed_syntax(bad).expect_err(bad);
-            assert!(error.contains(fix), "{bad}: {error}");
-        }
-    }
-
-    #[test]
-    fn an_alias_stands_for_something_else() {
-        let parsed = aliases(&Value::from("best-code=a,b; mine = c")).expect("aliases");
-        assert_eq!(parsed["best-code"], ["a", "b"]);
-        assert_eq!(parsed["mine"], ["c"]);
-        for bad in ["a", "a=a", "a=", "=b"] {
-            assert!(aliases(&Value::from(bad)).is_err(), "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn a_size_reads_as_it_was_written(size in 0u64..u64::MAX) {
@@ -418,7 +319,8 @@ mod tests {
         #[test]
         fn no_text_makes_a_parser_panic(text in ".{0,40}") {
             let value = Value::from(text.as_str());
-            let _ = (parse_size(&text), seed_syntax(&text), aliases(&value), ips(&value), name(&value), shown(&value));
+            let _ = (parse_size(&text), seed(&text).is_ok(), external_address(&text).is_ok());
+            let _ = (ips(&value), name(&value), shown(&value));
             let _ = duration(Duration::ZERO, Duration::MAX)(&value);
         }
     }

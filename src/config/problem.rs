@@ -47,6 +47,17 @@ pub struct Problem {
     pub message: String,
 }
 
+/// What is wrong below a setting that is a list or a table.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Where, such as `[1].url`; empty for the whole.
+    pub at: String,
+    /// The value as it may be shown.
+    pub value: Option<String>,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.field)?;

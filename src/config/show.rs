@@ -8,7 +8,7 @@ use toml::Value;
 use super::fields::FIELDS;
 use super::parse::format_size;
 use super::secret::REDACTED;
-use super::{Admit, Backend, Config, EmbedderKind, Loaded, LogFormat, Relay};
+use super::{Admit, Alias, Backend, Config, EmbedderKind, Loaded, LogFormat, Relay};
 
 impl Loaded {
     /// The configuration in force, as TOML: what `atmosphere start --print-config` prints.
@@ -77,6 +77,8 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "api.allow_no_auth" => Value::Boolean(config.api.allow_no_auth),
         "api.max_body" => Value::String(format_size(config.api.max_body_bytes)),
         "api.max_concurrency" => number(config.api.max_concurrency),
+        "api.max_connections" => number(config.api.max_connections),
+        "api.header_timeout" => time(config.api.header_timeout),
         "api.request_timeout" => time(config.api.request_timeout),
         "api.allowed_origins" => texts(&config.api.allowed_origins),
         "api.allowed_hosts" => texts(&config.api.allowed_hosts),
@@ -99,8 +101,27 @@ fn value(config: &Config, path: &str) -> Option<Value> {
     })
 }
 
-fn aliases(aliases: &BTreeMap<String, Vec<String>>) -> Value {
-    Value::Table(aliases.iter().map(|(name, targets)| (name.clone(), texts(targets))).collect())
+fn aliases(aliases: &BTreeMap<String, Alias>) -> Value {
+    Value::Table(aliases.iter().map(|(name, own)| (name.clone(), alias(own))).collect())
+}
+
+/// A list of models where it is no more than that, as owners write it.
+fn alias(alias: &Alias) -> Value {
+    if *alias == (Alias { models: alias.models.clone(), ..Alias::default() }) {
+        return texts(&alias.models);
+    }
+    let mut table = toml::Table::new();
+    let mut put = |key: &str, items: Value| {
+        if items.as_array().is_none_or(|items| !items.is_empty()) {
+            table.insert(key.to_owned(), items);
+        }
+    };
+    put("models", texts(&alias.models));
+    put("kinds", texts(&alias.kinds));
+    put("features", texts(&alias.features.iter().collect::<Vec<_>>()));
+    put("modalities", texts(&alias.modalities.iter().collect::<Vec<_>>()));
+    put("prefer", Value::String(alias.prefer.as_str().to_owned()));
+    Value::Table(table)
 }
 
 fn backend(backend: &Backend) -> Value {

@@ -71,7 +71,11 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let loaded = setup.load().expect("valid");
     let config = &loaded.config;
     assert_eq!((config.port, config.gossip_port, config.name.as_str()), (1, 20, "flag"));
-    assert_eq!(config.seed_peers, ["c:3", "d:4"], "a stronger list replaces a weaker one");
+    assert_eq!(
+        config.seed_peers.iter().map(Seed::as_str).collect::<Vec<_>>(),
+        ["c:3", "d:4"],
+        "a stronger list replaces a weaker one"
+    );
     assert_eq!(config.mesh.name, "m", "an empty variable counts as not set");
     assert_eq!(loaded.origins["name"], Origin::Flag("--name".into()));
     assert_eq!(loaded.origins["gossip_port"], Origin::Environment("ATMOSPHERE_GOSSIP_PORT".into()));
@@ -117,7 +121,7 @@ port = "banana"
 gossip_port = 70000
 bind = "example.net"
 gossip_bind = []
-seed_peers = ["10.0.0.7"]
+seed_peers = ["10.0.0.7", "nas:11450", "http://nas:11451"]
 no_mdns = "perhaps"
 data_dir = 3
 colour = true
@@ -125,19 +129,33 @@ colour = true
 [mesh]
 admit = "friends"
 advert_ttl = "60"
-external_addresses = ["a:1"]
+external_addresses = ["a:1", "/ip4/203.0.113.5/udp/1", "/dns4/home.example.net/tcp/1"]
 port = 3
 upnp = 2
 
 [api]
 max_body = "32 parsecs"
 max_concurrency = 0
+max_connections = 0
+header_timeout = "0s"
 request_timeout = "soon"
 allowed_origins = ["localhost"]
 drain_limit = -1
 
-[router]
-aliases = { best = [] }
+[router.aliases]
+best = []
+auto = "a"
+me = "me"
+odd = 3
+none = {}
+two = { models = "a", kinds = "llm/code" }
+
+[router.aliases.quick]
+kind = ["llm/code"]
+kinds = ["llm/coder", "code"]
+features = ["tool", "streaming"]
+modalities = ["images"]
+prefer = "speed"
 
 [provider]
 queue = -1
@@ -310,7 +328,8 @@ fn the_example_shows_every_setting_with_its_default() {
 
 #[test]
 fn the_effective_configuration_is_a_valid_file_with_origins() {
-    let setup = setup("port = 5\n[router]\naliases = { mine = \"a\" }")
+    let wish = "{ kinds = \"llm/code\", features = [\"tools\"], prefer = \"latency\" }";
+    let setup = setup(&format!("port = 5\n[router]\naliases = {{ mine = \"a\", quick = {wish} }}"))
         .env("ATMOSPHERE_MESH_ADVERT_TTL", "90s")
         .flag("name", "flagged");
     let loaded = setup.load().expect("valid");

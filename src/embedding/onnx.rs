@@ -114,25 +114,22 @@ impl OnnxEmbedder {
         drop(ort::init_from(&runtime).map_err(|error| bad_runtime(error.to_string()))?);
 
         let onnx = files.read(&files.model)?;
-        let fingerprint = blake3::hash(&onnx).to_hex();
+        let pooling = pooling(directory);
         let tokenizer = TokenizerFiles {
             tokenizer_file: files.read(&files.tokenizer)?,
             config_file: files.read(&files.config)?,
             special_tokens_map_file: files.read(&files.special_tokens)?,
             tokenizer_config_file: files.read(&files.tokenizer_config)?,
         };
-        let model = UserDefinedEmbeddingModel::new(onnx, tokenizer).with_pooling(pooling(directory));
+        let space = fingerprint(&onnx, &tokenizer.tokenizer_file, &pooling);
+        let model = UserDefinedEmbeddingModel::new(onnx, tokenizer).with_pooling(pooling);
         let options = InitOptionsUserDefined::new().with_max_length(TOKENS).with_intra_threads(THREADS);
         let bad_model = |cause: String| OnnxError::BadModel { directory: directory.to_owned(), cause };
         let mut model =
             TextEmbedding::try_new_from_user_defined(model, options).map_err(|error| bad_model(error.to_string()))?;
 
-        let probe = model.embed(["the length of a vector"], None).map_err(|error| bad_model(error.to_string()))?;
-        let dim = probe.first().map_or(0, Vec::len);
-        if dim == 0 || dim > limits::VECTOR_DIM {
-            return Err(bad_model(format!("its vectors have {dim} components, not 1 to {}", limits::VECTOR_DIM)));
-        }
-        let space = format!("onnx/{}/{dim}", &fingerprint[..8]).into();
+        let dim = try_out(&mut model).map_err(bad_model)?;
+        let space = format!("onnx/{space}/{dim}").into();
         tracing::info!(directory = %directory.display(), runtime = %runtime.display(), %space, "ONNX embedder loaded");
         Ok(Self { space, dim, model: Mutex::new(model) })
     }
@@ -167,6 +164,63 @@ impl Embedder for OnnxEmbedder {
             }
         }
     }
+}
+
+/// Names what makes vectors comparable: the model, how texts become its tokens, and how its tokens' vectors become one.
+fn fingerprint(model: &[u8], tokenizer: &[u8], pooling: &Pooling) -> String {
+    let mut hash = blake3::Hasher::new();
+    for part in [blake3::hash(model).as_bytes(), blake3::hash(tokenizer).as_bytes()] {
+        hash.update(part);
+    }
+    hash.update(format!("{pooling:?}").as_bytes());
+    hash.finalize().to_hex().as_str()[..8].to_owned()
+}
+
+/// Two sentences that no embedder holds for the same.
+const UNLIKE: [&str; 2] = ["write a program that sorts a list", "what does an alpaca eat in winter?"];
+
+/// From this cosine on, rounding is all that distinguishes two vectors.
+const SAME: f32 = 0.9999;
+
+/// The length of the model's vectors, if they are of use: files of two models, put together, are found out here and
+/// not by the first question.
+fn try_out(model: &mut TextEmbedding) -> Result<usize, String> {
+    let embedded = model.embed(UNLIKE, None).map_err(|error| error.to_string())?;
+    let [first, second] = &embedded[..] else { return Err("it does not give one vector for each text".into()) };
+    let dim = first.len();
+    if dim == 0 || dim > limits::VECTOR_DIM || second.len() != dim {
+        return Err(format!("its vectors have {dim} components, not 1 to {}", limits::VECTOR_DIM));
+    }
+    let (mut first, mut second) = (first.clone(), second.clone());
+    normalise(&mut first);
+    normalise(&mut second);
+    let cosine: f32 = first.iter().zip(&second).map(|(a, b)| a * b).sum();
+    if !cosine.is_finite() || first.iter().all(|x| *x == 0.0) {
+        return Err("its vectors have no direction".into());
+    }
+    if cosine > SAME {
+        return Err("it has the same vector for different texts; is tokenizer.json the model's own?".into());
+    }
+    if let Some((token, id)) = last_token(model) {
+        model.embed([&token], None).map_err(|error| {
+            format!(
+                "it does not know the token {id} ({token:?}) of tokenizer.json, so that belongs to another model \
+                 ({error})"
+            )
+        })?;
+    }
+    Ok(dim)
+}
+
+/// The token with the highest number that a text can have. A model that takes it takes all.
+fn last_token(model: &TextEmbedding) -> Option<(String, u32)> {
+    /// Pieces of words do not stand for themselves in a text, and they are often the last.
+    const LOOKED_AT: usize = 1000;
+    let mut tokens: Vec<(String, u32)> = model.tokenizer.get_vocab(true).into_iter().collect();
+    tokens.sort_unstable_by_key(|(_, id)| std::cmp::Reverse(*id));
+    let said =
+        |token: &str, id| model.tokenizer.encode(token, false).is_ok_and(|encoded| encoded.get_ids().contains(&id));
+    tokens.into_iter().take(LOOKED_AT).find(|(token, id)| !token.trim().is_empty() && said(token, *id))
 }
 
 /// The files of a model, all of which exist.

@@ -65,18 +65,19 @@ use crate::capability::limits;
 use crate::catalog::Adverts;
 use crate::telemetry::{EventBus, Metrics};
 
-pub use address::{Interfaces, Seed, SeedError};
+pub use address::{DEFAULT_GOSSIP_PORT, Interfaces, Seed, SeedError, external_address};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
+pub use driver::MAX_SEEDS;
 pub use gate::Admission;
 #[cfg(feature = "fuzzing")]
 pub use gate::fuzzing;
 pub use handle::Handle;
 pub use id::MeshId;
 pub use identity::{Identity, IdentityError};
-pub use libp2p::multiaddr::Error as MultiaddrError;
+pub use libp2p::Multiaddr;
 pub use listen::ListenError;
-pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_GOSSIP_PORT, DEFAULT_MESH_NAME, RelayServer, Settings};
+pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_MESH_NAME, RelayServer, Settings};
 pub use view::{LinkTransport, MeshView, PathClass, PeerView, SeedView};
 
 /// Commands that wait for the driver. Beyond it the askers wait.

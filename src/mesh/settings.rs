@@ -7,14 +7,11 @@ use std::time::Duration;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
-use super::address::Seed;
+use super::address::{DEFAULT_GOSSIP_PORT, Seed};
 use super::gate::Admission;
 
 /// The mesh that nodes without a mesh name of their own belong to.
 pub const DEFAULT_MESH_NAME: &str = "atmosphere";
-
-/// The port of the mesh, UDP and TCP, unless told otherwise.
-pub const DEFAULT_GOSSIP_PORT: u16 = 11450;
 
 /// How long an advert is believed without a sign of life: four beats, three of which may be lost.
 pub const DEFAULT_ADVERT_TTL: Duration = Duration::from_secs(60);

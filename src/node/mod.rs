@@ -81,7 +81,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     let tasks = CancellationToken::new();
     let _tasks = tasks.clone().drop_guard();
     let provider_settings = settings::provider(&config, builtin)?;
-    let mesh_settings = settings::mesh(&config)?;
+    let mesh_settings = settings::mesh(&config);
     let api_settings = settings::api(&config);
     let router_settings = settings::router(&config);
     // The API's port first: when it is taken, nobody should see this node join and leave.

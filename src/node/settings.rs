@@ -66,25 +66,13 @@ fn spec(index: usize, backend: &Backend) -> Result<provider::BackendSpec, StartE
     .map_err(|error| wrong(error.to_string()))
 }
 
-pub(super) fn mesh(config: &Config) -> Result<mesh::Settings, StartError> {
-    let seeds = config.seed_peers.iter().map(|text| {
-        text.parse().map_err(|error: mesh::SeedError| StartError::Setting {
-            field: format!("seed_peers: {text:?}"),
-            message: error.to_string(),
-        })
-    });
-    let external = config.mesh.external_addresses.iter().map(|text| {
-        text.parse().map_err(|error: mesh::MultiaddrError| StartError::Setting {
-            field: format!("mesh.external_addresses: {text:?}"),
-            message: format!("{error}; write a multiaddress such as /ip4/203.0.113.7/udp/11450/quic-v1"),
-        })
-    });
-    Ok(mesh::Settings {
+pub(super) fn mesh(config: &Config) -> mesh::Settings {
+    mesh::Settings {
         mesh_name: config.mesh.name.clone(),
         node_name: config.name.clone(),
         gossip_port: Some(config.gossip_port),
         bind: config.gossip_bind.clone(),
-        seeds: seeds.collect::<Result<_, _>>()?,
+        seeds: config.seed_peers.clone(),
         mdns: !config.no_mdns,
         upnp: config.mesh.upnp,
         relay_server: match config.mesh.relay {
@@ -92,7 +80,7 @@ pub(super) fn mesh(config: &Config) -> Result<mesh::Settings, StartError> {
             Relay::On => mesh::RelayServer::On,
             Relay::Off => mesh::RelayServer::Off,
         },
-        external_addresses: external.collect::<Result<_, _>>()?,
+        external_addresses: config.mesh.external_addresses.clone(),
         admit: match config.mesh.admit {
             Admit::Private => mesh::Admission::Private,
             Admit::Everybody => mesh::Admission::Everybody,
@@ -100,7 +88,7 @@ pub(super) fn mesh(config: &Config) -> Result<mesh::Settings, StartError> {
         advert_ttl: config.mesh.advert_ttl,
         data_dir: Some(config.data_dir.clone()),
         ..mesh::Settings::default()
-    })
+    }
 }
 
 pub(super) fn api(config: &Config) -> api::Settings {
@@ -112,6 +100,8 @@ pub(super) fn api(config: &Config) -> api::Settings {
         allowed_hosts: config.api.allowed_hosts.clone(),
         max_body: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
         max_concurrency: config.api.max_concurrency,
+        max_connections: config.api.max_connections,
+        header_timeout: config.api.header_timeout,
         deadline: config.api.request_timeout,
         drain_limit: config.api.drain_limit,
         ..api::Settings::default()
@@ -119,12 +109,7 @@ pub(super) fn api(config: &Config) -> api::Settings {
 }
 
 pub(super) fn router(config: &Config) -> router::Settings {
-    let aliases = config.router.aliases.iter();
-    router::Settings {
-        aliases: aliases
-            .map(|(name, models)| (name.clone(), router::Alias { models: models.clone(), ..router::Alias::default() }))
-            .collect(),
-    }
+    router::Settings { aliases: config.router.aliases.clone() }
 }
 
 pub(super) fn local(config: &Config) -> dispatch::LocalSettings {

@@ -169,8 +169,28 @@ impl Backend {
         }
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = tokio::time::timeout(ERROR_TIMEOUT, read_body(response, ERROR_BYTES)).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let body = self.without_key(body.ok().and_then(Result::ok).unwrap_or_default());
         Err(failure::from_answer(&self.label, self.has_key(), status, &headers, &content_type, &body))
+    }
+
+    /// A backend's words without the owner's key, should it quote that: they go to callers, peers and the log.
+    pub(crate) fn without_key(&self, words: Bytes) -> Bytes {
+        /// What is shorter is no key that anybody keeps secret, and is found in innocent words.
+        const SHORTEST: usize = 6;
+        let header = self.key.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+        let key = header.strip_prefix(b"Bearer ").unwrap_or(header);
+        if key.len() < SHORTEST || memchr::memmem::find(&words, key).is_none() {
+            return words;
+        }
+        let mut clean = BytesMut::with_capacity(words.len());
+        let mut from = 0;
+        for at in memchr::memmem::find_iter(&words, key) {
+            clean.extend_from_slice(&words[from..at]);
+            clean.extend_from_slice(b"[redacted]");
+            from = at + key.len();
+        }
+        clean.extend_from_slice(&words[from..]);
+        clean.freeze()
     }
 
     /// Runs `work` for so long at most.
@@ -452,6 +472,20 @@ mod tests {
         let backend = Backend::new("b", &url("http://h"), None).expect("a backend");
         let request = backend.api(Method::GET, &["projects", "a/../b", "c d"]).build().expect("a request");
         assert_eq!(request.url().as_str(), "http://h/v1/projects/a%2F..%2Fb/c%20d");
+    }
+
+    #[test]
+    fn a_key_that_a_backend_quotes_is_taken_out() {
+        let backend = Backend::new("b", &url("http://h"), Some(&Secret::new("sk-secret"))).expect("a backend");
+        for (said, told) in [
+            ("no", "no"),
+            ("sk-secret", "[redacted]"),
+            ("bad key sk-secret, as sk-secret is", "bad key [redacted], as [redacted] is"),
+        ] {
+            assert_eq!(backend.without_key(Bytes::from_static(said.as_bytes())), told);
+        }
+        let open = Backend::new("b", &url("http://h"), Some(&Secret::new("x"))).expect("a backend");
+        assert_eq!(open.without_key(Bytes::from_static(b"example")), "example");
     }
 
     #[test]

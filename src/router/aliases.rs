@@ -43,6 +43,23 @@ pub enum Prefer {
     Cost,
 }
 
+impl Prefer {
+    /// Every one.
+    pub const ALL: &[Self] = &[Self::Balanced, Self::Latency, Self::Accuracy, Self::Location, Self::Cost];
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Latency => "latency",
+            Self::Accuracy => "accuracy",
+            Self::Location => "location",
+            Self::Cost => "cost",
+        }
+    }
+}
+
 impl From<Preference> for Prefer {
     fn from(preference: Preference) -> Self {
         match preference {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::aliases::{Alias, Aliases, Prefer};
 use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Rejected, Step};
 use super::facts::{Fact, Facts, Speciality, decodes};
-use super::meaning::{self, Meant, Prototypes, Verdict};
+use super::likeness::Prototypes;
+use super::meaning::{self, Meant, Verdict};
 use super::reason;
 use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
@@ -360,7 +361,7 @@ impl<'a> Choice<'a> {
                 .collect();
             if let Some(first) = named.first() {
                 let nearest = Some((meaning::Nearest::Entry(first.0), 1.0));
-                return Some(Verdict { meant: Some(Meant::Entries(named)), nearest, general: 0.0 });
+                return Some(Verdict { meant: Some(Meant::Entries(named)), nearest, general: 0.0, needed: 1.0 });
             }
         }
         let query = match (domain, intent.query.as_deref()) {

@@ -13,6 +13,7 @@ mod cooldown;
 mod decision;
 mod estimate;
 mod facts;
+mod likeness;
 mod log;
 mod meaning;
 mod prototypes;
@@ -42,7 +43,7 @@ pub use log::{Attempt, DecisionLog, Logged, Outcome};
 pub use signals::{InFlight, Observation, Signals};
 
 use facts::Facts;
-use meaning::Prototypes;
+use likeness::Prototypes;
 
 /// What an owner may set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decision::{Candidate, Rejected, Step};
 use super::facts::Speciality;
-use super::meaning::{self, Meant, Nearest, Verdict};
+use super::meaning::{Meant, Nearest, Verdict};
 use super::target::{Among, Resolved};
 use crate::capability::Operation;
 use crate::catalog::Snapshot;
@@ -73,20 +73,11 @@ fn by_meaning(grounds: &Grounds<'_>, first: &Candidate) -> String {
                 };
                 format!(
                     "no speciality is near enough to the question (best: {nearest}, similarity {similarity:.2}; needed {:.2}), so the best general model: {name}",
-                    needed(verdict)
+                    verdict.needed
                 )
             }
         },
     }
-}
-
-/// The similarity that the nearest would have needed.
-fn needed(verdict: &Verdict) -> f32 {
-    let threshold = match verdict.nearest {
-        Some((Nearest::Speciality(_), _)) => meaning::PROTOTYPE_THRESHOLD,
-        _ => meaning::THRESHOLD,
-    };
-    threshold.max(verdict.general + meaning::MARGIN)
 }
 
 fn subject(speciality: Speciality) -> &'static str {

@@ -19,3 +19,36 @@ pub mod v1 {
 pub const MAJOR: u32 = 1;
 /// Minor version of the contract: grows with every addition.
 pub const MINOR: u32 = 0;
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    use super::*;
+
+    /// The messages that the fuzzer begins with.
+    fn seeds(target: &str) -> Vec<(PathBuf, Bytes)> {
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        let files = std::fs::read_dir(&directory).expect("every decoder has seeds");
+        let seeds = files.map(|file| file.expect("it can be listed").path());
+        seeds.map(|path| (path.clone(), std::fs::read(&path).expect("it can be read").into())).collect()
+    }
+
+    #[test]
+    fn what_the_fuzzer_begins_with_is_understood() {
+        for (path, seed) in seeds("advert") {
+            assert!(body_from_wire(&seed).is_ok_and(|them| !them.is_empty()), "{}", path.display());
+        }
+        for (path, seed) in seeds("call") {
+            let call = v1::CallRequest::decode(seed).expect("a message");
+            assert!(call_from_wire(call).is_ok(), "{}", path.display());
+        }
+        for (path, seed) in seeds("frame") {
+            let frame = v1::Frame::decode(seed).expect("a message");
+            assert!(frame_from_wire(frame).is_ok_and(|frame| frame.is_some()), "{}", path.display());
+        }
+    }
+}

@@ -15,4 +15,4 @@ pub use scope::{
     Scope, ip_of, is_a_place, is_dialable_for_others, is_memory, is_plain, is_relayed, link_transport, of_advert,
     path_class, scope, without_peer,
 };
-pub use seed::{Seed, SeedError};
+pub use seed::{DEFAULT_GOSSIP_PORT, Seed, SeedError, external_address};

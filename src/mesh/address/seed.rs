@@ -10,6 +10,9 @@ use libp2p::multiaddr::Protocol;
 use super::scope::{Scope, scope};
 use crate::capability::PeerId;
 
+/// The port of the mesh, UDP and TCP, unless told otherwise.
+pub const DEFAULT_GOSSIP_PORT: u16 = 11450;
+
 /// Where to find a first node of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seed {
@@ -63,6 +66,42 @@ pub struct SeedError {
     why: String,
 }
 
+impl SeedError {
+    /// What is wrong, and what to write instead.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+}
+
+/// Reads an address at which a node is reached from elsewhere: one with a host, a transport and a port.
+///
+/// # Errors
+///
+/// With what is wrong.
+pub fn external_address(text: &str) -> Result<Multiaddr, String> {
+    let text = text.trim();
+    if !text.starts_with('/') {
+        return Err("it is not a multiaddress, which begins with /ip4, /ip6 or /dns".into());
+    }
+    if text.len() > MAX_LEN {
+        return Err("it is too long".into());
+    }
+    let (mut addresses, node) = from_multiaddr(text)?;
+    let address = addresses.pop().ok_or("it is empty")?;
+    if address.iter().any(|part| matches!(part, Protocol::P2pCircuit)) {
+        return Err("a way through a relay is found by the node itself".into());
+    }
+    if node.is_some() {
+        return Err("leave out /p2p/<id> at its end: it is this node that is reached there".into());
+    }
+    match address.iter().next() {
+        Some(Protocol::Dnsaddr(_)) => Err("a /dnsaddr name stands for other addresses; give those".into()),
+        Some(Protocol::Memory(_)) => Err("it is within this program".into()),
+        _ => Ok(address),
+    }
+}
+
 /// Longest seed: a DNS name and a circuit through two peers fit several times.
 const MAX_LEN: usize = 1024;
 
@@ -77,6 +116,18 @@ impl FromStr for Seed {
         }
         if text.len() > MAX_LEN {
             return Err(fail("it is too long".into()));
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(fail("it has a blank in it; give one seed at a time".into()));
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let authority = rest.split('/').next().unwrap_or(rest);
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            return Err(fail(format!(
+                "it is a URL; leave out {:?} and give the node's gossip port: {host}:{DEFAULT_GOSSIP_PORT}",
+                format!("{}://", scheme.chars().take(16).collect::<String>())
+            )));
         }
         let (addresses, node) =
             if text.starts_with('/') { from_multiaddr(text) } else { from_host_port(text) }.map_err(fail)?;
@@ -118,13 +169,15 @@ fn split_port(place: &str) -> Result<(&str, &str), String> {
         return Ok((host, port));
     }
     if place.parse::<Ipv6Addr>().is_ok() {
-        return Err("the port is missing, and an IPv6 address with a port needs brackets".into());
+        return Err(format!(
+            "the port is missing, and an IPv6 address with a port needs brackets: [{place}]:{DEFAULT_GOSSIP_PORT}"
+        ));
     }
     match place.rsplit_once(':') {
         Some((host, _)) if host.contains(':') => Err("it has too many colons".into()),
         Some((host, port)) if !host.is_empty() => Ok((host, port)),
         Some(_) => Err("the host is missing".into()),
-        None => Err("the port is missing".into()),
+        None => Err(format!("the port is missing; give the node's gossip port: {place}:{DEFAULT_GOSSIP_PORT}")),
     }
 }
 
@@ -225,7 +278,10 @@ mod tests {
             ("[nas]:1", "not an IPv6"),
             ("a:b:1", "too many colons"),
             ("10.0.0:1", "neither"),
-            ("a b:1", "neither"),
+            ("a b:1", "one seed at a time"),
+            ("http://me:pw@nas:11451/v1", ": nas:11450"),
+            ("nas", "nas:11450"),
+            ("fd00::7", "[fd00::7]:11450"),
             ("0.0.0.0:1", "no node can answer"),
             ("nas:1/p2p/x", "not a node id"),
             ("/ip4/10.0.0.7", "after the host"),
@@ -238,6 +294,28 @@ mod tests {
             let error = text.parse::<Seed>().expect_err(text).to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn an_address_for_others_has_a_transport_and_no_node() {
+        for good in ["/ip4/203.0.113.5/udp/11450/quic-v1", "/dns4/home.example.net/tcp/11450", "/ip6/2001:db8::7/tcp/1"]
+        {
+            assert_eq!(external_address(good).map(|address| address.to_string()).as_deref(), Ok(good));
+        }
+        for (text, why) in [
+            ("a:1", "not a multiaddress"),
+            ("/ip4/203.0.113.5", "after the host"),
+            ("/ip4/203.0.113.5/udp/1", "quic-v1"),
+            ("/ip4/203.0.113.5/tcp/70000", "too large"),
+            ("/ip4/0.0.0.0/tcp/1", "no node can answer"),
+            ("/dnsaddr/mesh.example", "stands for other addresses"),
+            ("/memory/5", "within this program"),
+        ] {
+            let error = external_address(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        let error = external_address(&format!("/ip4/203.0.113.5/tcp/1/p2p/{NODE}")).expect_err("a node");
+        assert!(error.contains("leave out /p2p"), "{error}");
     }
 
     proptest! {
