@@ -1,14 +1,19 @@
 //! Connections that are of no use: one too many, silent, or to a neighbour that does not listen.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::state::Driver;
+use crate::capability::PeerId;
 use crate::mesh::behaviour::PING_SILENCE;
 
 /// A neighbour that has not told by then that it takes gossip never will: it tells once, when it sees the first
 /// connection of a node. Where an earlier connection was not closed yet, as after a crash, or where
 /// another process has this node's identity, it takes the new connection for one more of the same.
 const DEAF_AFTER: Duration = Duration::from_secs(8);
+
+/// Calls that run on such a connection may finish for so long; until then other neighbours and sync make up for it.
+const DEAF_CALLS: Duration = Duration::from_secs(30);
 
 /// How often one neighbour is hung up on for it.
 const DEAF_REST: Duration = Duration::from_secs(30);
@@ -39,16 +44,18 @@ impl Driver {
         if old.is_empty() {
             return;
         }
-        let gossip = &self.swarm.behaviour().gossip;
-        let listening: std::collections::HashSet<_> =
-            gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic)).map(|(node, _)| *node).collect();
-        for node in old {
-            if !listening.contains(&node) && !self.deaf.contains_key(&node) {
-                tracing::debug!(%node, "it does not take gossip; connecting anew");
-                self.deaf.insert(node, now);
-                // An error says that it is gone already.
-                let _ = self.swarm.disconnect_peer_id(node);
-            }
+        let behaviour = self.swarm.behaviour();
+        let peers = behaviour.gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic));
+        let listening: HashSet<_> = peers.map(|(node, _)| *node).collect();
+        let oldest = self.connections.all_older_than(now, DEAF_CALLS);
+        let calls = |node: &PeerId| behaviour.streams.open_streams(node) > 0 && !oldest.contains(node);
+        let useless = |node: &PeerId| !listening.contains(node) && !self.deaf.contains_key(node) && !calls(node);
+        let useless: Vec<_> = old.into_iter().filter(useless).collect();
+        for node in useless {
+            tracing::debug!(%node, "it does not take gossip; connecting anew");
+            self.deaf.insert(node, now);
+            // An error says that it is gone already.
+            let _ = self.swarm.disconnect_peer_id(node);
         }
     }
 }
