@@ -323,7 +323,8 @@ fn a_better_tier_comes_first_and_the_next_fills_the_list() {
     // Who rests is no candidate, and makes room for the next tier.
     let now = Instant::now();
     for n in 0..15 {
-        mesh.router.signals().fail_capability(&mesh.nodes["a"], &coders(20)[n].id, now, now);
+        let rest = Duration::from_secs(20);
+        mesh.router.signals().rest_capability(&mesh.nodes["a"], &coders(20)[n].id, rest, now);
     }
     let decision = mesh.decide("best-code");
     assert_eq!((decision.candidates_total, decision.rejected_total), (45, 65));
