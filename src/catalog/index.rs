@@ -30,19 +30,19 @@ const GRAPH_MOST_HITS: usize = 64;
 /// from building again and again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Vectors above which a graph is built. Measured: a scan takes 4 ns a vector, 5 ns for 80,000, and 11 ns once they
-    /// do not fit into a cache of 32 MB. A search in a graph of 100,000 takes 0.7 ms and misses one in 40.
+    /// Vectors above which a graph is built. Measured: a scan takes 4 to 8 ns a vector while they fit the caches, and 24
+    /// to 37 ns for 80,000 on a machine that others use as well, 2 to 3 ms in all.
     pub(super) up: usize,
     /// Vectors below which it is dropped again.
     pub(super) down: usize,
     /// Tail and masked vectors, in percent of all, above which a new one is built. At a quarter, the tail of
-    /// 100,000 costs some 150 us to scan.
+    /// 50,000 costs some 150 us to scan.
     pub(super) stale_percent: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { up: 100_000, down: 70_000, stale_percent: 25 }
+        Self { up: 50_000, down: 35_000, stale_percent: 25 }
     }
 }
 

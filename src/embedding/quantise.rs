@@ -74,7 +74,7 @@ fn dots_avx2(simd: pulp::x86::V3, vector: &[i8], rows: &[i8], out: &mut [i32]) {
 
     /// Bytes in a register.
     const WIDTH: usize = 32;
-    /// Rows at a time: their sums do not wait for each other, and the vector is loaded once for all.
+    /// Rows at a time: their sums are put together in one go.
     const ROWS: usize = 4;
 
     simd.vectorize(
@@ -93,21 +93,18 @@ fn dots_avx2(simd: pulp::x86::V3, vector: &[i8], rows: &[i8], out: &mut [i32]) {
             let (groups, left) = rows[..count * dim].split_at(count / ROWS * ROWS * dim);
             let (fours, out_left) = out[..count].as_chunks_mut::<ROWS>();
             for (group, out) in groups.chunks_exact(dim * ROWS).zip(fours) {
-                let (a, b) = group.split_at(dim * 2);
-                let ((a, b), (c, d)) = (a.split_at(dim), b.split_at(dim));
                 let mut sums = [avx._mm256_setzero_si256(); ROWS];
-                let chunks = a.as_chunks().0.iter().zip(b.as_chunks().0).zip(c.as_chunks().0).zip(d.as_chunks().0);
-                for (step, (((a, b), c), d)) in steps.iter().zip(chunks) {
-                    let vector: __m256i = cast(*step);
-                    let size = avx2._mm256_abs_epi8(vector);
-                    add(&mut sums[0], size, vector, a);
-                    add(&mut sums[1], size, vector, b);
-                    add(&mut sums[2], size, vector, c);
-                    add(&mut sums[3], size, vector, d);
+                // Row after row, in the order of memory: reading the rows side by side was eight times slower on
+                // blocks that do not fit the caches, since the processor no longer saw what comes next.
+                for (sum, row) in sums.iter_mut().zip(group.chunks_exact(dim)) {
+                    for (step, chunk) in steps.iter().zip(row.as_chunks().0) {
+                        let vector: __m256i = cast(*step);
+                        add(sum, avx2._mm256_abs_epi8(vector), vector, chunk);
+                    }
                 }
                 let (ab, cd) = (avx2._mm256_hadd_epi32(sums[0], sums[1]), avx2._mm256_hadd_epi32(sums[2], sums[3]));
                 let halves: [[i32; ROWS]; 2] = cast(avx2._mm256_hadd_epi32(ab, cd));
-                for (at, row) in [a, b, c, d].into_iter().enumerate() {
+                for (at, row) in group.chunks_exact(dim).enumerate() {
                     out[at] = halves[0][at].wrapping_add(halves[1][at]);
                     if !rest.is_empty() {
                         out[at] = out[at].wrapping_add(dot(rest, &row[last..]));

@@ -19,6 +19,7 @@ mod settings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -221,7 +222,12 @@ fn up(parts: &Parts, api_url: String, config: &Config) -> Up {
 }
 
 /// The owner's wish that the node stops.
-struct Stop(watch::Receiver<u32>);
+struct Stop {
+    /// Signals so far.
+    signals: watch::Receiver<u32>,
+    /// How many of them [`requested`](Self::requested) has returned for. One that came while nobody waited counts.
+    answered: AtomicU32,
+}
 
 impl Stop {
     fn listen() -> Result<Self, StartError> {
@@ -240,14 +246,33 @@ impl Stop {
                 sender.send_modify(|count| *count += 1);
             }
         });
-        Ok(Self(receiver))
+        Ok(Self { signals: receiver, answered: AtomicU32::new(0) })
     }
 
     /// Returns at the next signal that has not been returned for yet.
     async fn requested(&self) {
-        let mut receiver = self.0.clone();
-        let before = *receiver.borrow_and_update();
+        let mut signals = self.signals.clone();
+        let answered = self.answered.load(Ordering::Relaxed);
         // The sender lives as long as the runtime, and the runtime as long as this future is polled.
-        let _ = receiver.wait_for(|count| *count > before).await;
+        if signals.wait_for(|count| *count > answered).await.is_ok() {
+            self.answered.store(answered + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_came_before_anybody_waited_counts_once() {
+        let (sender, signals) = watch::channel(0);
+        let stop = Stop { signals, answered: AtomicU32::new(0) };
+        sender.send_replace(1);
+        stop.requested().await;
+        let second = tokio::time::timeout(Duration::ZERO, stop.requested()).await;
+        assert!(second.is_err(), "one signal must not count twice");
+        sender.send_replace(2);
+        stop.requested().await;
     }
 }
