@@ -30,8 +30,8 @@ const GRAPH_MOST_HITS: usize = 64;
 /// from building again and again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Vectors above which a graph is built. Measured: a scan takes 4 to 8 ns a vector while they fit the caches, and 24
-    /// to 37 ns for 80,000 on a machine that others use as well, 2 to 3 ms in all.
+    /// Vectors above which a graph is built. Measured: a scan takes 4 to 8 ns a vector while they fit the caches, and
+    /// 24 ns for 80,000 (1.9 ms in all) while the machine had other work; a graph took 1.7 to 2.1 ms then.
     pub(super) up: usize,
     /// Vectors below which it is dropped again.
     pub(super) down: usize,

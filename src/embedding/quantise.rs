@@ -94,8 +94,8 @@ fn dots_avx2(simd: pulp::x86::V3, vector: &[i8], rows: &[i8], out: &mut [i32]) {
             let (fours, out_left) = out[..count].as_chunks_mut::<ROWS>();
             for (group, out) in groups.chunks_exact(dim * ROWS).zip(fours) {
                 let mut sums = [avx._mm256_setzero_si256(); ROWS];
-                // Row after row, in the order of memory: reading the rows side by side was eight times slower on
-                // blocks that do not fit the caches, since the processor no longer saw what comes next.
+                // Row after row, in the order of memory: reading four rows side by side took half as long again
+                // for 80,000 rows (3.0 against 1.9 ms), which do not fit the near caches.
                 for (sum, row) in sums.iter_mut().zip(group.chunks_exact(dim)) {
                     for (step, chunk) in steps.iter().zip(row.as_chunks().0) {
                         let vector: __m256i = cast(*step);
