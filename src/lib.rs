@@ -20,6 +20,7 @@
 //! | [`catalog`] | adverts become what the mesh can do |
 //! | [`embedding`] | text becomes a vector |
 //! | [`wire`] | the protobuf contract, and the conversions to and from the nouns |
+//! | `dialect` | what other APIs say, as chat completions say it, and back |
 //! | [`capability`] | the nouns; no I/O |
 //! | [`telemetry`] | logs, metrics and the event bus |
 
@@ -28,6 +29,7 @@ pub mod capability;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+mod dialect;
 pub mod dispatch;
 pub mod embedding;
 pub mod mesh;

@@ -19,7 +19,9 @@ use futures::FutureExt as _;
 use tower::Service as _;
 
 use super::app::{App, Context, X_ATMOSPHERE_NODE};
+use super::envelope::Envelope;
 use super::error::ApiError;
+use super::face::Face;
 use super::routes;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,7 +30,7 @@ const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-process
 const MAX_REQUEST_ID: usize = 128;
 
 /// Answers a request.
-pub(super) async fn answer<B>(app: Arc<App>, router: Router, request: Request<B>) -> Response<Body>
+pub(super) async fn answer<B>(app: Arc<App>, face: Face, router: Router, request: Request<B>) -> Response<Body>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -36,7 +38,8 @@ where
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
-    let route = routes::pattern_of(request.uri().path());
+    let route = routes::pattern_of(face, request.uri().path());
+    let envelope = Envelope::of(face, request.uri().path(), request.headers());
     let context = Context { request_id: request_id.clone(), started };
     // A panic is our mistake. It ends this request and nothing else.
     let mut response = match AssertUnwindSafe(admitted(&app, router, request, context)).catch_unwind().await {
@@ -50,6 +53,7 @@ where
     let took = started.elapsed();
     app.measures.request(route, response.status().as_u16(), took);
     tracing::debug!(?request_id, route, status = response.status().as_u16(), ?took, "answered");
+    envelope.put_on(&mut response, &request_id);
     let headers = response.headers_mut();
     app.origins.decorate(origin.as_ref(), headers);
     headers.insert(SERVER, HeaderValue::from_static("atmosphere"));

@@ -43,7 +43,8 @@ impl App {
         metrics: Metrics,
         shutdown: CancellationToken,
     ) -> Self {
-        let loopback = settings.bind.iter().all(|address| address.ip().to_canonical().is_loopback());
+        let loopback =
+            settings.bind.iter().chain(&settings.ollama).all(|address| address.ip().to_canonical().is_loopback());
         let names = settings.allowed_hosts.clone();
         let hosts = if names.iter().any(|name| name == "*") || (!loopback && !settings.keys.is_empty()) {
             HostRule::Any

@@ -9,11 +9,16 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 
 use crate::capability::{ErrorClass, Failure};
+use crate::catalog::Snapshot;
+use crate::dialect::{Refusal, Told};
 use crate::dispatch::DispatchError;
 use crate::router::NoRoute;
 
 /// Tells OpenAI's SDKs whether to try again by themselves.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Near names in an error.
+const NEAR: usize = 5;
 
 /// An answer that is an error. Boxed, so that whoever returns one when things go wrong is not slowed when they do not.
 #[derive(Debug)]
@@ -85,6 +90,42 @@ impl ApiError {
         self.header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
+    /// Nobody has a model of this name.
+    pub(super) fn unknown_model(catalog: &Snapshot, model: &str) -> Self {
+        let shown: String = model.chars().take(200).collect();
+        let name = model.rsplit_once('@').map_or(model, |(name, _)| name);
+        let near = catalog.near_names(name, NEAR);
+        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+        let message = format!("no node in the mesh has the model {shown:?}{hint}");
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+    }
+
+    /// The request cannot be put to the mesh.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        let mut error = Self::bad_request(refusal.message);
+        error.0.param = refusal.param;
+        error
+    }
+
+    /// The answer cannot be told in the client's dialect.
+    pub(super) fn untellable(told: Told) -> Self {
+        let status = StatusCode::from_u16(told.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut error = Self::new(status, "backend_error", told.message);
+        error.0.code = told.code;
+        error.0.param = told.param;
+        error
+    }
+
+    /// A name that nobody has is a 404; any other reason is dispatch's to tell.
+    pub(super) fn of_no_route(no_route: &NoRoute) -> Option<Self> {
+        let code = match no_route {
+            NoRoute::UnknownModel { .. } => "model_not_found",
+            NoRoute::UnknownNode { .. } => "node_not_found",
+            _ => return None,
+        };
+        Some(Self::new(StatusCode::NOT_FOUND, code, no_route.to_string()).param("model"))
+    }
+
     /// What a caller is told when dispatch has failed.
     pub(super) fn of_dispatch(error: DispatchError) -> Self {
         let DispatchError { decision, attempts, failure } = error;
@@ -92,14 +133,9 @@ impl ApiError {
             Some(NoRoute::AllCooling { retry_after }) => failure.retry_after.or(Some(*retry_after)),
             _ => failure.retry_after,
         };
-        let error = match &decision.no_route {
-            Some(no_route @ NoRoute::UnknownModel { .. }) => {
-                Self::new(StatusCode::NOT_FOUND, "model_not_found", no_route.to_string()).param("model")
-            }
-            Some(no_route @ NoRoute::UnknownNode { .. }) => {
-                Self::new(StatusCode::NOT_FOUND, "node_not_found", no_route.to_string()).param("model")
-            }
-            _ => {
+        let error = match decision.no_route.as_ref().and_then(Self::of_no_route) {
+            Some(unknown) => unknown,
+            None => {
                 // What is not an error status is our own mistake, and must not look like a success.
                 let status = StatusCode::from_u16(failure.status)
                     .ok()
@@ -124,11 +160,19 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
         let Parts { status, message, param, code, headers, body } = *self.0;
-        let (body, content_type) = match body {
-            Some((body, content_type)) => (body, HeaderValue::from_str(&content_type).ok()),
-            None => (envelope(status.as_u16(), &message, param.as_deref(), code.as_deref()).into(), None),
+        let (body, content_type, told) = match body {
+            Some((body, content_type)) => {
+                let told = Told { status: status.as_u16(), ..Told::of_openai(&body, status.as_u16()) };
+                (body, HeaderValue::from_str(&content_type).ok(), told)
+            }
+            None => {
+                let body = envelope(status.as_u16(), &message, param.as_deref(), code.as_deref()).into();
+                (body, None, Told { status: status.as_u16(), message, code, param })
+            }
         };
         let mut response = Response::new(Body::from(body));
+        // For routes on which errors have another shape.
+        response.extensions_mut().insert(told);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));

@@ -120,7 +120,7 @@ pub(super) async fn read_json(
     room: &mut Room,
 ) -> Result<Bytes, ApiError> {
     check_media_type(headers)?;
-    read(headers, body, limit, idle, room).await
+    read_any(headers, body, limit, idle, room).await
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -141,7 +141,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     .param("content-type"))
 }
 
-async fn read(
+/// The body of a request, whatever its type.
+pub(super) async fn read_any(
     headers: &HeaderMap,
     body: Body,
     limit: usize,

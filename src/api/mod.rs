@@ -15,13 +15,18 @@
 //! | `answer` | what holds for every request, whatever its route |
 //! | `routes` | the table of routes |
 //! | `openai` | chat, completions, embeddings, models |
+//! | `facades` | the same by other protocols: Anthropic's messages, OpenAI's responses, and Ollama's API on a port of its own |
+//! | `envelope` | the shape of errors, which is each protocol's own |
 //! | `mesh`, `judgement` | nodes, topology, capabilities, decisions, joining |
 //! | `meta` | probes, metrics, health, the contract, the landing page |
 
 mod answer;
 mod app;
 mod auth;
+mod envelope;
 mod error;
+mod facades;
+mod face;
 mod judgement;
 mod limits;
 mod measure;

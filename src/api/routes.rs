@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 
 use super::app::App;
 use super::error::ApiError;
+use super::facades::{self, ollama};
+use super::face::Face;
 use super::{mesh, meta, openai};
 
 /// Label of requests to no route.
@@ -28,6 +30,9 @@ const ROUTES: &[Route] = &[
     at("POST", "/v1/chat/completions", || post(openai::chat)),
     at("POST", "/v1/completions", || post(openai::complete)),
     at("POST", "/v1/embeddings", || post(openai::embed)),
+    at("POST", "/v1/responses", || post(facades::responses)),
+    at("POST", "/v1/messages", || post(facades::messages)),
+    at("POST", "/v1/messages/count_tokens", || post(facades::count_tokens)),
     at("GET", "/v1/models", || get(openai::models)),
     // Names hold slashes, colons and at signs.
     at("GET", "/v1/models/{*id}", || get(openai::model)),
@@ -47,15 +52,43 @@ const ROUTES: &[Route] = &[
     at("GET", "/", || get(meta::landing)),
 ];
 
+/// What a client of Ollama finds on the port that is for those, besides all of `/v1`.
+const OLLAMA: &[Route] = &[
+    at("GET", "/", || get(ollama::root)),
+    at("POST", "/api/chat", || post(ollama::chat)),
+    at("POST", "/api/generate", || post(ollama::generate)),
+    at("POST", "/api/embed", || post(ollama::embed)),
+    at("POST", "/api/embeddings", || post(ollama::embeddings)),
+    at("GET", "/api/tags", || get(ollama::tags)),
+    at("GET", "/api/ps", || get(ollama::ps)),
+    at("POST", "/api/show", || post(ollama::show)),
+    at("GET", "/api/version", || get(ollama::version)),
+    at("POST", "/api/pull", || post(ollama::not_here)),
+    at("POST", "/api/push", || post(ollama::not_here)),
+    at("POST", "/api/create", || post(ollama::not_here)),
+    at("POST", "/api/copy", || post(ollama::not_here)),
+    at("DELETE", "/api/delete", || delete(ollama::not_here)),
+];
+
+/// What a port has.
+fn routes_of(face: Face) -> impl Iterator<Item = &'static Route> {
+    let own: &[Route] = match face {
+        Face::Api => &[],
+        Face::Ollama => OLLAMA,
+    };
+    // What both have is the port's own.
+    own.iter().chain(ROUTES.iter().filter(|route| !own.iter().any(|other| other.pattern == route.pattern)))
+}
+
 /// All routes as `(method, pattern)`.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROUTES.iter().map(|route| (route.method, route.pattern))
 }
 
-pub(super) fn router(app: Arc<App>) -> Router {
+pub(super) fn router(app: Arc<App>, face: Face) -> Router {
     let router = Router::new();
-    let router = ROUTES.iter().fold(router, |router, route| {
+    let router = routes_of(face).fold(router, |router, route| {
         tracing::trace!(method = route.method, pattern = route.pattern, "route");
         router.route(route.pattern, (route.handler)())
     });
@@ -63,12 +96,13 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 /// The pattern of the route that serves this path: a bounded label for metrics and logs.
-pub(super) fn pattern_of(path: &str) -> &'static str {
+pub(super) fn pattern_of(face: Face, path: &str) -> &'static str {
     let matches = |pattern: &str| match pattern.split_once('{') {
         None => path == pattern,
         Some((prefix, _)) => path.len() > prefix.len() && path.starts_with(prefix),
     };
-    ROUTES.iter().find(|route| matches(route.pattern)).map_or(UNMATCHED, |route| route.pattern)
+    let mut routes = routes_of(face);
+    routes.find(|route| matches(route.pattern)).map_or(UNMATCHED, |route| route.pattern)
 }
 
 /// Whether a path is answered without a key: probes of supervisors have none, and learn nothing.

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::answer;
 use super::app::App;
+use super::face::Face;
 use super::routes;
 use super::service::Service;
 use super::settings::Settings;
@@ -60,6 +61,12 @@ pub enum ServeError {
         port = .0.port()
     )]
     InUse(SocketAddr),
+    /// Somebody else listens where Ollama's clients shall be served.
+    #[error(
+        "{0} is in use, most likely by an Ollama of this machine: its models are found there and offered by the API \
+         as well. Leave --ollama-port out, or choose another one"
+    )]
+    OllamaInUse(SocketAddr),
     /// The system does not let us listen there.
     #[error("cannot listen on {address}: {cause}")]
     Bind {
@@ -74,6 +81,8 @@ pub enum ServeError {
 pub struct Serving {
     /// Where it listens, with the ports that it got.
     pub addresses: Vec<SocketAddr>,
+    /// Where it listens for Ollama's clients, if it shall.
+    pub ollama: Option<SocketAddr>,
     /// The API itself: it answers while this is polled, and is over once it has drained after the shutdown.
     pub done: BoxFuture<'static, ()>,
 }
@@ -100,21 +109,31 @@ pub async fn serve(
         return Err(ServeError::NoAddress);
     }
     let open = settings.keys.is_empty() && !settings.insecure_no_auth;
-    if let Some(address) = settings.bind.iter().find(|address| open && !address.ip().to_canonical().is_loopback()) {
+    let mut all = settings.bind.iter().chain(&settings.ollama);
+    if let Some(address) = all.find(|address| open && !address.ip().to_canonical().is_loopback()) {
         return Err(ServeError::NoKeys(*address));
     }
-    let mut listeners = Vec::with_capacity(settings.bind.len());
+    let mut listeners = Vec::with_capacity(settings.bind.len() + 1);
     let mut addresses = Vec::with_capacity(settings.bind.len());
     for address in settings.bind.iter().copied() {
         let (listener, local) = listen(address).await.map_err(|cause| match cause.kind() {
             io::ErrorKind::AddrInUse => ServeError::InUse(address),
             _ => ServeError::Bind { address, cause },
         })?;
-        listeners.push(listener);
+        listeners.push((Face::Api, listener));
         addresses.push(local);
     }
+    let mut ollama = None;
+    if let Some(address) = settings.ollama {
+        let (listener, local) = listen(address).await.map_err(|cause| match cause.kind() {
+            io::ErrorKind::AddrInUse => ServeError::OllamaInUse(address),
+            _ => ServeError::Bind { address, cause },
+        })?;
+        listeners.push((Face::Ollama, listener));
+        ollama = Some(local);
+    }
     let app = Arc::new(App::new(settings, service, metrics, shutdown));
-    Ok(Serving { addresses, done: Box::pin(run(app, listeners)) })
+    Ok(Serving { addresses, ollama, done: Box::pin(run(app, listeners)) })
 }
 
 async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
@@ -123,9 +142,10 @@ async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, local))
 }
 
-async fn run(app: Arc<App>, listeners: Vec<TcpListener>) {
+async fn run(app: Arc<App>, listeners: Vec<(Face, TcpListener)>) {
     let acceptor = Acceptor {
-        router: routes::router(Arc::clone(&app)),
+        api: routes::router(Arc::clone(&app), Face::Api),
+        ollama: routes::router(Arc::clone(&app), Face::Ollama),
         places: Arc::new(Semaphore::new(app.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
         connections: TaskTracker::new(),
         kill: CancellationToken::new(),
@@ -133,27 +153,28 @@ async fn run(app: Arc<App>, listeners: Vec<TcpListener>) {
     };
     // Should this future be dropped instead of driven to its end, its connections end with it.
     let _kill = acceptor.kill.clone().drop_guard();
-    join_all(listeners.into_iter().map(|listener| acceptor.accept(listener))).await;
+    join_all(listeners.into_iter().map(|(face, listener)| acceptor.accept(face, listener))).await;
     acceptor.drain().await;
 }
 
 struct Acceptor {
     app: Arc<App>,
-    router: Router,
+    api: Router,
+    ollama: Router,
     places: Arc<Semaphore>,
     connections: TaskTracker,
     kill: CancellationToken,
 }
 
 impl Acceptor {
-    async fn accept(&self, listener: TcpListener) {
+    async fn accept(&self, face: Face, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
                 () = self.app.shutdown.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream),
+                Ok((stream, _)) => self.admit(face, stream),
                 // The client has left before it was greeted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -164,7 +185,7 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, stream: TcpStream) {
+    fn admit(&self, face: Face, stream: TcpStream) {
         // Without nodelay, the second small write of a response waits for the client's delayed acknowledgement: every
         // stream after the first on a connection would stall some 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
@@ -180,12 +201,15 @@ impl Acceptor {
             return;
         };
         let app = Arc::clone(&self.app);
-        let router = self.router.clone();
+        let router = match face {
+            Face::Api => self.api.clone(),
+            Face::Ollama => self.ollama.clone(),
+        };
         let kill = self.kill.clone();
         self.connections.spawn(async move {
             tokio::select! {
                 () = kill.cancelled() => {}
-                () = connection(app, router, stream, place) => {}
+                () = connection(app, face, router, stream, place) => {}
             }
         });
     }
@@ -204,7 +228,7 @@ impl Acceptor {
     }
 }
 
-async fn connection(app: Arc<App>, router: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
+async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
     let shutdown = app.shutdown.clone();
     let io = TokioIo::new(Socket::new(stream, app.settings.write_timeout));
     let mut builder = http1::Builder::new();
@@ -214,7 +238,7 @@ async fn connection(app: Arc<App>, router: Router, stream: TcpStream, place: Own
     let serving = builder.serve_connection(
         io,
         service_fn(move |request| {
-            let answer = answer(Arc::clone(&app), router.clone(), request);
+            let answer = answer(Arc::clone(&app), face, router.clone(), request);
             async move { Ok::<_, Infallible>(answer.await) }
         }),
     );

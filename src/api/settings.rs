@@ -10,6 +10,8 @@ use super::auth::Keys;
 pub struct Settings {
     /// Where to listen. Port 0 takes a free one.
     pub bind: Vec<SocketAddr>,
+    /// Where to listen for clients that speak only Ollama's API; port 0 takes a free one.
+    pub ollama: Option<SocketAddr>,
     /// API keys; with one or more, every request must name one.
     pub keys: Keys,
     /// The owner said in so many words that an address that others can reach shall be open to everybody.
@@ -42,6 +44,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             bind: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 11451))],
+            ollama: None,
             keys: Keys::default(),
             insecure_no_auth: false,
             allowed_origins: Vec::new(),

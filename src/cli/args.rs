@@ -132,6 +132,9 @@ pub struct StartArgs {
     /// TCP port of the API [env: ATMOSPHERE_PORT] [default: 11451].
     #[arg(long, help_heading = "The API")]
     pub port: Option<String>,
+    /// TCP port for clients that speak only Ollama's API, such as 11434 [env: ATMOSPHERE_OLLAMA_PORT] [default: none].
+    #[arg(long, value_name = "PORT", help_heading = "The API")]
+    pub ollama_port: Option<String>,
     /// Address that the API listens on; any but loopback wants API keys [env: ATMOSPHERE_BIND] [default: 127.0.0.1].
     #[arg(long, value_name = "IP", help_heading = "The API")]
     pub bind: Option<String>,

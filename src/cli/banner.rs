@@ -16,6 +16,8 @@ pub struct Banner {
     pub mesh: String,
     /// Where the API is, such as `http://127.0.0.1:11451`.
     pub api_url: String,
+    /// Where clients of Ollama find the mesh, when they shall.
+    pub ollama_url: Option<String>,
     /// Whether the API asks for a key.
     pub wants_key: bool,
     /// The backends that were found, and those that were named and are not there.
@@ -52,6 +54,9 @@ impl Banner {
         line(format!("{} is up  ({}, mesh {})", bold(&name(&self.name)), short_id(&self.node), name(&self.mesh)));
         line(String::new());
         line(format!("  API       {}", bold(&format!("{}/v1", self.api_url))));
+        if let Some(url) = &self.ollama_url {
+            line(format!("  Ollama    {}", bold(url)));
+        }
         for (index, text) in self.mesh_lines().into_iter().enumerate() {
             line(format!("  {}{text}", if index == 0 { "mesh      " } else { "          " }));
         }
@@ -195,6 +200,7 @@ mod tests {
             node: "12D3KooWGatU9ukFVr5pXbQ2NJnDz4sbD5cKzJ9M7vQe1ABCDEFG".into(),
             mesh: "atmosphere".into(),
             api_url: "http://127.0.0.1:11451".into(),
+            ollama_url: None,
             wants_key: false,
             backends: vec![
                 FoundBackend {
@@ -230,6 +236,7 @@ mod tests {
             backends: Vec::new(),
             listening: vec!["/ip4/127.0.0.1/tcp/4000".into()],
             wants_key: true,
+            ollama_url: Some("http://127.0.0.1:11434".into()),
             ..banner()
         };
         insta::assert_snapshot!(alone.text(false));

@@ -48,6 +48,7 @@ fn banner(up: &Up) -> Banner {
         node: up.node.to_base58(),
         mesh: up.mesh.clone(),
         api_url: up.api_url.clone(),
+        ollama_url: up.ollama_url.clone(),
         wants_key: up.wants_key,
         backends: found
             .map(|status| FoundBackend {
@@ -82,6 +83,7 @@ fn sources(args: StartArgs) -> Sources {
     let mut flags: BTreeMap<&'static str, FlagValue> = BTreeMap::new();
     let texts = [
         ("port", args.port),
+        ("ollama_port", args.ollama_port),
         ("gossip_port", args.gossip_port),
         ("name", args.name),
         ("bind", args.bind),
@@ -121,6 +123,8 @@ mod tests {
             "1",
             "--gossip-port",
             "2",
+            "--ollama-port",
+            "3",
             "--seed-peer",
             "a:1",
             "--seed-peer",
@@ -150,6 +154,7 @@ mod tests {
         sources.env.clear();
         let config = config::load(&sources).expect("valid").config;
         assert_eq!((config.port, config.gossip_port, config.name.as_str()), (1, 2, "n"));
+        assert_eq!(config.ollama_port, Some(3));
         assert_eq!(config.seed_peers.iter().map(crate::mesh::Seed::as_str).collect::<Vec<_>>(), ["a:1", "b:2"]);
         assert_eq!(config.backends[0].url.as_str(), "http://c/");
         assert_eq!((config.bind.to_string(), config.data_dir.to_str()), ("::1".into(), Some("/d")));

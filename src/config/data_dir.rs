@@ -147,7 +147,7 @@ impl DataDir {
     ///
     /// When the file cannot be written.
     pub fn api_is_up(&self, listening: SocketAddr) -> io::Result<String> {
-        let url = api_url(listening);
+        let url = url_from_here(listening);
         let file = ApiFile { url: url.clone(), pid: std::process::id() };
         self.write(API, &serde_json::to_vec(&file)?)?;
         Ok(url)
@@ -163,7 +163,8 @@ impl Drop for DataDir {
 }
 
 /// How to reach from this machine what listens on `listening`.
-fn api_url(listening: SocketAddr) -> String {
+#[must_use]
+pub fn url_from_here(listening: SocketAddr) -> String {
     let mut reachable = listening;
     if reachable.ip().is_unspecified() {
         reachable.set_ip(match listening {

@@ -25,6 +25,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("name", &["ATMOSPHERE_NAME"], Some("--name")),
     field("port", &["ATMOSPHERE_PORT"], Some("--port")),
     field("bind", &["ATMOSPHERE_BIND"], Some("--bind")),
+    field("ollama_port", &["ATMOSPHERE_OLLAMA_PORT"], Some("--ollama-port")),
     field("gossip_port", &["ATMOSPHERE_GOSSIP_PORT"], Some("--gossip-port")),
     field("gossip_bind", &["ATMOSPHERE_GOSSIP_BIND"], Some("--gossip-bind")),
     field("seed_peers", &["ATMOSPHERE_SEED_PEERS", "ATMOSPHERE_SEED_PEER"], Some("--seed-peer")),

@@ -168,6 +168,7 @@ impl Reader {
             name: self.get("name", default_name, parse::name),
             port: self.get("port", DEFAULT_PORT, parse::port),
             bind: self.get("bind", Ipv4Addr::LOCALHOST.into(), parse::ip),
+            ollama_port: self.get("ollama_port", None, |value| parse::port(value).map(Some)),
             gossip_port: self.get("gossip_port", DEFAULT_GOSSIP_PORT, parse::port),
             gossip_bind: self.get(
                 "gossip_bind",
@@ -313,6 +314,14 @@ impl Reader {
                 Some(config.port.to_string()),
                 format!("the same as {other}, and both need TCP; give them different ports"),
             );
+        }
+        if let Some(port) = config.ollama_port.filter(|port| *port != 0)
+            && fine(self, &["ollama_port", "port", "gossip_port"])
+            && (port == config.port || port == config.gossip_port)
+        {
+            let other = if port == config.port { "port" } else { "gossip_port" };
+            let message = format!("the same as {other}, and both need TCP; give them different ports");
+            self.problem("ollama_port", Some(port.to_string()), message);
         }
         let open = !config.bind.is_loopback() && config.api.keys.is_empty() && !config.api.allow_no_auth;
         if open && fine(self, &["bind", "api.keys", "api.keys_file", "api.allow_no_auth"]) {

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use backend::Backend;
-pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir};
+pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir, url_from_here};
 pub use load::{Loaded, load};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::{REDACTED, Secret, without_userinfo};
@@ -49,6 +49,8 @@ pub struct Config {
     pub port: u16,
     /// Address that the API listens on.
     pub bind: IpAddr,
+    /// TCP port for clients that speak only Ollama's API; `None`: there is none. 0 lets the system choose.
+    pub ollama_port: Option<u16>,
     /// UDP and TCP port of the mesh; 0 lets the system choose.
     pub gossip_port: u16,
     /// Addresses that the mesh listens on.

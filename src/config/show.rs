@@ -52,6 +52,7 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "name" => text(&config.name),
         "port" => number(config.port),
         "bind" => text(&config.bind),
+        "ollama_port" => number(config.ollama_port?),
         "gossip_port" => number(config.gossip_port),
         "gossip_bind" => texts(&config.gossip_bind),
         "seed_peers" => texts(&config.seed_peers),

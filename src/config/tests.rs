@@ -206,6 +206,8 @@ url = "http://token@gpu:2"
 fn settings_are_judged_together() {
     for (file, expected) in [
         ("port = 5\ngossip_port = 5", "port = 5 (DIR/config.toml:1): the same as gossip_port"),
+        ("ollama_port = 11451", "ollama_port = 11451 (DIR/config.toml:1): the same as port"),
+        ("ollama_port = 11450", "ollama_port = 11450 (DIR/config.toml:1): the same as gossip_port"),
         ("port = 11450", "port = 11450 (DIR/config.toml:1): the same as gossip_port"),
         ("gossip_port = 11451", "gossip_port = 11451 (DIR/config.toml:1): the same as port"),
         ("bind = \"0.0.0.0\"", "bind = 0.0.0.0 (DIR/config.toml:1): others can reach this address"),

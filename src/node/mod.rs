@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, Phase};
 use crate::capability::PeerId;
 use crate::catalog::Catalog;
-use crate::config::{Config, DataDir};
+use crate::config::{Config, DataDir, url_from_here};
 use crate::dispatch::{self, Dispatcher, Local};
 use crate::mesh::{self, Identity};
 use crate::provider::Registry;
@@ -56,6 +56,8 @@ pub struct Up {
     pub mesh: String,
     /// Where the API is, reachable from this machine.
     pub api_url: String,
+    /// Where clients of Ollama find the mesh, when the owner wants them to.
+    pub ollama_url: Option<String>,
     /// Whether the API asks for a key.
     pub wants_key: bool,
     /// The backends that were found, and those that were named and do not answer.
@@ -120,6 +122,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         }
     };
     let addresses = serving.addresses.clone();
+    let ollama_url = serving.ollama.map(url_from_here);
     let mut api = tokio::spawn(serving.done);
 
     let inbound_calls = TaskTracker::new();
@@ -133,7 +136,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     *parts.phase.write() = Phase::Ready;
     let api_url = publish_address(&data_dir, &addresses)?;
     listening(&parts.mesh).await;
-    announce(&up(&parts, api_url, &config));
+    announce(&up(&parts, api_url, ollama_url, &config));
 
     // Only the owner's wish is a good end. Whatever watches over this process (systemd, Docker) should start it anew
     // when a part of it is lost.
@@ -208,13 +211,14 @@ fn publish_address(data_dir: &DataDir, addresses: &[SocketAddr]) -> Result<Strin
     data_dir.api_is_up(address).map_err(system)
 }
 
-fn up(parts: &Parts, api_url: String, config: &Config) -> Up {
+fn up(parts: &Parts, api_url: String, ollama_url: Option<String>, config: &Config) -> Up {
     let view = parts.mesh.view();
     Up {
         name: parts.name.to_string(),
         node: parts.mesh.node(),
         mesh: view.mesh_name.clone(),
         api_url,
+        ollama_url,
         wants_key: !config.api.keys.is_empty(),
         backends: service::provider_statuses(&parts.registry),
         listening: view.listening.clone(),

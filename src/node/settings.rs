@@ -94,6 +94,7 @@ pub(super) fn mesh(config: &Config) -> mesh::Settings {
 pub(super) fn api(config: &Config) -> api::Settings {
     api::Settings {
         bind: vec![SocketAddr::new(config.bind, config.port)],
+        ollama: config.ollama_port.map(|port| SocketAddr::new(config.bind, port)),
         keys: api::Keys::new(config.api.keys.iter().map(crate::config::Secret::expose)),
         insecure_no_auth: config.api.allow_no_auth,
         allowed_origins: config.api.allowed_origins.clone(),

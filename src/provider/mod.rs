@@ -143,7 +143,6 @@ mod registry;
 mod relay;
 mod secret;
 mod settings;
-mod sse;
 mod supervise;
 mod table;
 mod trim;

@@ -1,4 +1,5 @@
-//! Puts the provider's own model name into a request body and leaves every other byte as it is.
+//! Puts the provider's own model name into a request body and leaves every other byte as it is, but for the
+//! [`HINTS`] of a translation, which are for adapters that understand them.
 
 use std::fmt;
 
@@ -7,6 +8,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::capability::{ErrorClass, Failure};
+use crate::dialect::HINTS;
 
 /// The body with `model` as its model name. JSON objects and multipart forms have one; any other media type
 /// cannot carry one.
@@ -34,8 +36,14 @@ fn request(message: String) -> Failure {
 }
 
 fn json_with_model(payload: &Bytes, model: &str) -> Result<Bytes, Failure> {
-    let places =
-        places_of_model(payload).map_err(|cause| request(format!("the request body is not a JSON object: {cause}")))?;
+    let Places { models: places, hints } =
+        places(payload).map_err(|cause| request(format!("the request body is not a JSON object: {cause}")))?;
+    if let Some(range) = hints.last().and_then(|&(from, to)| member(payload, from, to)) {
+        let mut rest = BytesMut::with_capacity(payload.len());
+        rest.put_slice(&payload[..range.start]);
+        rest.put_slice(&payload[range.end..]);
+        return json_with_model(&rest.freeze(), model);
+    }
     let name = serde_json::to_string(model).expect("a string is always JSON");
     if !places.is_empty() && places.iter().all(|(from, to)| payload[*from..*to] == *name.as_bytes()) {
         return Ok(payload.clone());
@@ -60,59 +68,92 @@ fn json_with_model(payload: &Bytes, model: &str) -> Result<Bytes, Failure> {
     Ok(spliced.freeze())
 }
 
-/// Where the values of top-level `model` members begin and end. More than one is odd but some parsers take
-/// the first and some the last, so all of them count.
-fn places_of_model(payload: &[u8]) -> Result<Vec<(usize, usize)>, serde_json::Error> {
-    struct Places(usize);
+/// Where the values of some top-level members begin and end. More than one of a name is odd but some parsers take the
+/// first and some the last, so all of them count.
+#[derive(Default)]
+struct Places {
+    models: Vec<(usize, usize)>,
+    hints: Vec<(usize, usize)>,
+}
 
-    impl<'de> Visitor<'de> for Places {
-        type Value = Vec<(usize, usize)>;
+fn places(payload: &[u8]) -> Result<Places, serde_json::Error> {
+    struct PlacesVisitor(usize);
+
+    impl<'de> Visitor<'de> for PlacesVisitor {
+        type Value = Places;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
         }
 
         fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-            let mut places = Vec::new();
-            while let Some(is_model) = map.next_key_seed(IsModel)? {
-                if is_model {
-                    let value: &'de RawValue = map.next_value()?;
-                    let from = value.get().as_ptr() as usize - self.0;
-                    places.push((from, from + value.get().len()));
-                } else {
-                    map.next_value::<IgnoredAny>()?;
-                }
+            let mut places = Places::default();
+            while let Some(key) = map.next_key_seed(Known)? {
+                let list = match key {
+                    Key::Model => &mut places.models,
+                    Key::Hints => &mut places.hints,
+                    Key::Other => {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                };
+                let value: &'de RawValue = map.next_value()?;
+                let from = value.get().as_ptr() as usize - self.0;
+                list.push((from, from + value.get().len()));
             }
             Ok(places)
         }
     }
 
-    struct IsModel;
+    enum Key {
+        Model,
+        Hints,
+        Other,
+    }
 
-    impl<'de> DeserializeSeed<'de> for IsModel {
-        type Value = bool;
+    struct Known;
 
-        fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+    impl<'de> DeserializeSeed<'de> for Known {
+        type Value = Key;
+
+        fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
             deserializer.deserialize_str(self)
         }
     }
 
-    impl Visitor<'_> for IsModel {
-        type Value = bool;
+    impl Visitor<'_> for Known {
+        type Value = Key;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a member name")
         }
 
-        fn visit_str<E>(self, key: &str) -> Result<bool, E> {
-            Ok(key == "model")
+        fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+            Ok(match key {
+                "model" => Key::Model,
+                HINTS => Key::Hints,
+                _ => Key::Other,
+            })
         }
     }
 
     let mut reader = serde_json::Deserializer::from_slice(payload);
-    let places = serde::Deserializer::deserialize_map(&mut reader, Places(payload.as_ptr() as usize))?;
+    let places = serde::Deserializer::deserialize_map(&mut reader, PlacesVisitor(payload.as_ptr() as usize))?;
     reader.end()?;
     Ok(places)
+}
+
+/// The whole of the hints' member, one comma of its included, when its value begins and ends there. `None` when its
+/// name is spelled with escapes, which no translation does.
+fn member(payload: &[u8], from: usize, to: usize) -> Option<std::ops::Range<usize>> {
+    let name = payload[..from].trim_ascii_end().strip_suffix(b":")?.trim_ascii_end();
+    let before = name.strip_suffix(b"\"")?.strip_suffix(HINTS.as_bytes())?.strip_suffix(b"\"")?.trim_ascii_end();
+    if let Some(before) = before.strip_suffix(b",") {
+        return Some(before.len()..to);
+    }
+    let after = payload[to..].trim_ascii_start();
+    let end = if after.starts_with(b",") { payload.len() - after.len() + 1 } else { to };
+    Some(before.len()..end)
 }
 
 /// Most header bytes of a form's part; those of real clients have about a hundred.
@@ -199,6 +240,22 @@ mod tests {
         ];
         for (body, wanted) in table {
             assert_eq!(json(body, "q:7b").as_deref(), Ok(wanted), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_a_translation_put_aside_does_not_reach_a_backend() {
+        let table = [
+            (r#"{"model":"a","x":1,"x_atmosphere":[{"at":"","fields":{}}]}"#, r#"{"model":"q","x":1}"#),
+            (r#"{"x_atmosphere":[], "x":1}"#, r#"{"model":"q", "x":1}"#),
+            (
+                r#"{"x" : 1 , "x_atmosphere" : 7 , "y":{"x_atmosphere":1}}"#,
+                r#"{"model":"q","x" : 1  , "y":{"x_atmosphere":1}}"#,
+            ),
+            (r#"{"x_atmosphere":1,"x_atmosphere":2}"#, r#"{"model":"q"}"#),
+        ];
+        for (body, wanted) in table {
+            assert_eq!(json(body, "q").as_deref(), Ok(wanted), "{body}");
         }
     }
 

@@ -9,8 +9,8 @@ use serde::de::IgnoredAny;
 
 use super::failure;
 use super::inspect::{Event, Inspector};
-use super::sse::Framer;
 use crate::capability::{ErrorClass, Failure, Usage};
+use crate::dialect::sse::Framer;
 
 /// Bytes of events without content that are held back. A backend that sends more has begun.
 const HELD_BYTES: usize = 64 * 1024;
@@ -162,7 +162,7 @@ impl Relay {
 
 /// Whether an event at the end of a stream is all there: its data are `[DONE]` or JSON.
 fn is_whole(event: &[u8]) -> bool {
-    super::sse::data_of(event)
+    crate::dialect::sse::data_of(event)
         .is_some_and(|data| data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(&data).is_ok())
 }
 

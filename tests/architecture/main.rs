@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use house::House;
 
 /// The modules from top to bottom: each imports only from those after it.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "cli",
     "node",
     "config",
@@ -23,6 +23,7 @@ const ORDER: [&str; 13] = [
     "catalog",
     "embedding",
     "wire",
+    "dialect",
     "capability",
     "telemetry",
 ];

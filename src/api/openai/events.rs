@@ -140,7 +140,7 @@ fn told_late(mut failure: Failure) -> Failure {
 }
 
 /// Whether this is the media type of server-sent events.
-pub(super) fn is_event_stream(content_type: &str) -> bool {
+pub(crate) fn is_event_stream(content_type: &str) -> bool {
     content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
 }
 

@@ -19,7 +19,7 @@ use super::tally::Tally;
 
 use crate::api::app::{App, Context, X_ATMOSPHERE_NODE, node_header};
 use crate::api::error::ApiError;
-use crate::api::limits::read_json;
+use crate::api::limits::{Place, read_json};
 use crate::api::measure::Ending;
 use crate::capability::{ErrorClass, Failure, Operation};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
@@ -68,7 +68,20 @@ async fn infer(app: &App, context: &Context, operation: Operation, request: Requ
     let (parts, body) = request.into_parts();
     let settings = &app.settings;
     let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout, &mut place.room).await?;
-    let intent = intent(operation, &parts.headers, &context.request_id, body, settings.deadline)?;
+    run(app, context, operation, &parts.headers, body, place).await
+}
+
+/// Runs a request whose body has been read, or was translated from another protocol.
+pub(crate) async fn run(
+    app: &App,
+    context: &Context,
+    operation: Operation,
+    headers: &HeaderMap,
+    body: Bytes,
+    place: Place,
+) -> Result<Response, ApiError> {
+    let settings = &app.settings;
+    let intent = intent(operation, headers, &context.request_id, body, settings.deadline)?;
     let streamed = intent.requirements.stream;
     let deadline = Instant::now() + intent.deadline + DEADLINE_GRACE;
     let mut tally = Tally::new(app.measures.clone(), operation, context.started, place);

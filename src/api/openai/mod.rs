@@ -11,6 +11,7 @@ mod request;
 mod tally;
 mod view;
 
-pub(super) use ask::judged_intent;
-pub(super) use infer::{chat, complete, embed};
+pub(super) use ask::{intent, judged_intent};
+pub(super) use events::is_event_stream;
+pub(super) use infer::{chat, complete, embed, run};
 pub(super) use models::{model, models};

@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::app::App;
+use crate::api::envelope::ANTHROPIC_VERSION;
 use crate::api::error::ApiError;
 use crate::capability::{FeatureSet, ModalitySet, ModelName, Operation, OperationSet};
 use crate::catalog::{Entry, Snapshot};
 
 /// Who owns a name that stands for whichever model is best.
 const OWN: &str = "atmosphere";
-/// Near names in an error.
-const NEAR: usize = 5;
 
 /// A model as OpenAI's clients know it, and more under a name of our own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -108,14 +108,31 @@ fn list(catalog: &Snapshot, aliases: Vec<String>, created: u64) -> Vec<Model> {
     models.into_values().collect()
 }
 
-pub(crate) async fn models(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let models = list(&app.service.catalog(), app.service.aliases(), app.started_at);
+    if headers.contains_key(ANTHROPIC_VERSION) {
+        let models: Vec<Value> = models.iter().map(as_anthropic).collect();
+        let id = |model: Option<&Value>| model.map_or(Value::Null, |model| model["id"].clone());
+        let (first, last) = (id(models.first()), id(models.last()));
+        return Json(json!({"data": models, "has_more": false, "first_id": first, "last_id": last})).into_response();
+    }
     Json(json!({"object": "list", "data": models})).into_response()
+}
+
+/// A model as Anthropic's clients know it.
+fn as_anthropic(model: &Model) -> Value {
+    let created = UNIX_EPOCH + Duration::from_secs(model.created);
+    json!({
+        "type": "model", "id": model.id, "display_name": model.id,
+        "created_at": humantime::format_rfc3339_seconds(created).to_string(),
+        "max_input_tokens": model.atmosphere.context_length, "atmosphere": model.atmosphere,
+    })
 }
 
 pub(crate) async fn model(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()).param("model"))?;
     let catalog = app.service.catalog();
@@ -132,14 +149,12 @@ pub(crate) async fn model(
         .find(|model| ModelName::new(&model.id) == wanted)
         .filter(|model| node.is_none_or(|node| on_node(&catalog, model, node)));
     match found {
-        Some(model) => Ok(Json(Model { id, ..model }).into_response()),
-        None => {
-            let shown: String = id.chars().take(200).collect();
-            let near = catalog.near_names(name, NEAR);
-            let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
-            let message = format!("no node in the mesh has the model {shown:?}{hint}");
-            Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
+        Some(model) => {
+            let model = Model { id, ..model };
+            let anthropic = headers.contains_key(ANTHROPIC_VERSION);
+            Ok(if anthropic { Json(as_anthropic(&model)).into_response() } else { Json(model).into_response() })
         }
+        None => Err(ApiError::unknown_model(&catalog, &id)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API over real sockets, with a scripted node behind it.
 
 mod errors;
+mod facades;
 mod lists;
 mod scripted;
 mod security;

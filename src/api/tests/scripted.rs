@@ -186,6 +186,8 @@ impl Service for ScriptedNode {
 pub(super) struct Api {
     pub(super) node: Arc<ScriptedNode>,
     pub(super) address: SocketAddr,
+    /// The port of Ollama's clients.
+    pub(super) ollama: SocketAddr,
     pub(super) shutdown: CancellationToken,
     pub(super) client: reqwest::Client,
     pub(super) running: JoinHandle<()>,
@@ -218,7 +220,8 @@ impl Api {
 
 /// Settings for tests: loopback, a free port.
 pub(super) fn settings() -> Settings {
-    Settings { bind: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], ..Settings::default() }
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Settings { bind: vec![free], ollama: Some(free), ..Settings::default() }
 }
 
 /// An API whose node answers every request this way.
@@ -229,10 +232,11 @@ where
     let node = Arc::new(scripted_node(Box::new(behaviour)));
     let shutdown = CancellationToken::new();
     let service: Arc<dyn Service> = Arc::clone(&node) as _;
-    let Serving { addresses, done } =
+    let Serving { addresses, ollama, done } =
         serve(settings, service, Metrics::default(), shutdown.clone()).await.expect("a free port");
+    let ollama = ollama.unwrap_or(addresses[0]);
     let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
-    Api { node, address: addresses[0], shutdown, client, running: tokio::spawn(done) }
+    Api { node, address: addresses[0], ollama, shutdown, client, running: tokio::spawn(done) }
 }
 
 /// An API whose node answers nothing but lists.
