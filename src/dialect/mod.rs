@@ -6,7 +6,7 @@
 //!
 //! | dialect | in: a client speaks it | out: a backend speaks it |
 //! |---|---|---|
-//! | Anthropic's messages | [`anthropic`] | |
+//! | Anthropic's messages | [`anthropic`] | [`claude`] |
 //! | OpenAI's responses | [`responses`] | |
 //! | Ollama's own API | [`ollama`] | |
 //!
@@ -27,6 +27,7 @@
 
 pub(crate) mod anthropic;
 mod chat;
+pub(crate) mod claude;
 mod json;
 pub(crate) mod ollama;
 mod responses;

@@ -10,8 +10,9 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response};
 
 use super::http::{self, Backend, has_type, read_body};
+use super::protocol::Protocol;
 use super::relay::{Completion, Relay};
-use super::{failure, inspect, payload};
+use super::{failure, inspect};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
 
 /// Longest answer that is read in one piece: ten images in base64, or some thousand embeddings.
@@ -21,7 +22,8 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Request headers of the caller that reach the backend. Anything else (keys above all) stays here.
-const FORWARDED: [&str; 6] = ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta"];
+const FORWARDED: [&str; 7] =
+    ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta", "anthropic-beta"];
 
 /// How a call is put to a backend.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub(crate) struct Exchange {
     pub(crate) headers: Vec<(&'static str, &'static str)>,
     /// Whether its `[DONE]` can be trusted.
     pub(crate) done_is_reliable: bool,
+    /// What it speaks.
+    pub(crate) protocol: Protocol,
 }
 
 impl Exchange {
@@ -56,6 +60,7 @@ impl Exchange {
             model: model.to_owned(),
             headers: Vec::new(),
             done_is_reliable: true,
+            protocol: Protocol::OpenAi,
         })
     }
 
@@ -67,7 +72,7 @@ impl Exchange {
             let late = || {
                 Failure::new(ErrorClass::Timeout, format!("{} has not answered in time", self.backend.label()))
             };
-            let body = match payload::with_model(&call.payload, &call.content_type, &self.model) {
+            let body = match self.protocol.request(&call.payload, &call.content_type, &self.model) {
                 Ok(body) => body,
                 Err(failure) => {
                     yield Frame::Error(failure);
@@ -82,7 +87,7 @@ impl Exchange {
             let mut response = match answer {
                 Ok(response) => response,
                 Err(failure) => {
-                    yield Frame::Error(failure);
+                    yield Frame::Error(self.protocol.failure(failure));
                     return;
                 }
             };
@@ -96,14 +101,18 @@ impl Exchange {
                     (true, false) => Completion::Reason,
                 };
                 let mut relay = Relay::new(self.backend.label(), completion);
+                let mut reader = self.protocol.reader(&call.payload);
                 let mut content_type = Some(content_type);
                 let mut told = false;
                 loop {
                     let step = tokio::select! {
                         biased;
                         piece = response.chunk() => match piece {
-                            Ok(Some(piece)) => relay.arrived(piece),
-                            Ok(None) => relay.ended(None),
+                            Ok(Some(piece)) => relay.arrived(reader.push(piece)),
+                            Ok(None) => {
+                                let left = relay.arrived(reader.finish());
+                                if left.end.is_some() { left } else { relay.ended(None) }
+                            }
                             Err(cause) => relay.ended(Some(&http::text_of(&cause.without_url()))),
                         },
                         () = &mut over => {
@@ -142,7 +151,11 @@ impl Exchange {
                     }
                 };
                 let judged = match body {
-                    Ok(body) => self.judge(call.operation, &body).map(|usage| (body, usage)),
+                    Ok(body) => self
+                        .protocol
+                        .answer(body, self.backend.label())
+                        .and_then(|body| Ok((self.judge(call.operation, &body)?, body)))
+                        .map(|(usage, body)| (body, usage)),
                     Err(cause) => Err(Failure::new(
                         ErrorClass::Interrupted,
                         format!("the answer of {} cannot be read: {cause}", self.backend.label()),

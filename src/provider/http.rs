@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, SERVER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER};
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -64,6 +64,8 @@ pub(crate) struct Backend {
     api: Url,
     label: String,
     key: Option<HeaderValue>,
+    /// The header that the key is sent in.
+    key_header: HeaderName,
 }
 
 impl Backend {
@@ -86,7 +88,29 @@ impl Backend {
         let client = client(url)
             .map_err(|cause| fault(format!("cannot prepare connections to {label}: {}", text_of(&cause))))?;
         let (root, api) = bases(url);
-        Ok(Self { client, unpooled: Arc::default(), root, api, label: label.to_owned(), key })
+        Ok(Self {
+            client,
+            unpooled: Arc::default(),
+            root,
+            api,
+            label: label.to_owned(),
+            key,
+            key_header: AUTHORIZATION,
+        })
+    }
+
+    /// Sends its key in this header, without a scheme, instead of as `Authorization: Bearer`.
+    pub(crate) fn with_key_in(mut self, header: &'static str) -> Self {
+        self.key_header = HeaderName::from_static(header);
+        if let Some(key) = &self.key {
+            let bare = key.as_bytes().strip_prefix(b"Bearer ").unwrap_or(key.as_bytes());
+            // A part of what was a header's value is one.
+            self.key = HeaderValue::from_bytes(bare).ok().map(|mut bare| {
+                bare.set_sensitive(true);
+                bare
+            });
+        }
+        self
     }
 
     /// Names it in messages.
@@ -116,7 +140,7 @@ impl Backend {
         }
         let request = self.client.request(method, url);
         match &self.key {
-            Some(key) => request.header(reqwest::header::AUTHORIZATION, key.clone()),
+            Some(key) => request.header(self.key_header.clone(), key.clone()),
             None => request,
         }
     }

@@ -20,6 +20,7 @@ use super::Provider;
 use super::exchange::Exchange;
 use super::models::{Offer, failed, lenient};
 use super::naming;
+use super::protocol::Protocol;
 use super::settings::BackendSpec;
 use crate::capability::{Call, Capability, ErrorClass, Failure, Feature, FrameStream, Kind, Operation, OperationSet};
 
@@ -204,6 +205,7 @@ impl Provider for LlamaFarm {
                     model,
                     headers: vec![("x-no-session", "true")],
                     done_is_reliable: false,
+                    protocol: Protocol::OpenAi,
                 }),
                 _ => Err(Failure::new(
                     ErrorClass::Request,

@@ -8,6 +8,7 @@
 //! | adapter | backends |
 //! |---|---|
 //! | [`OpenAi`] | llama.cpp, vLLM, LM Studio, SGLang, LocalAI, Lemonade, OpenAI, and whatever else has OpenAI's API |
+//! | [`Anthropic`] | Anthropic: calls are translated to its messages |
 //! | [`Ollama`] | Ollama |
 //! | [`LlamaFarm`] | LlamaFarm's server: one capability per project |
 //! | [`Universal`] | LlamaFarm's Universal Runtime: the models that the owner names |
@@ -18,7 +19,8 @@
 //! 1. Write one file with a type that implements [`Provider`]. For an HTTP backend, hold a `models::Offer`: it has
 //!    the client, remembers which capability stands for which of the backend's models, and runs calls at OpenAI's
 //!    paths. A backend with paths of its own fills in an `exchange::Exchange`, as `llamafarm.rs` does; one with
-//!    another protocol makes the frames itself, as `builtin.rs` does.
+//!    another protocol for the same thing translates (`protocol.rs`), as `anthropic.rs` does, and one without HTTP makes
+//!    the frames itself, as `builtin.rs` does.
 //! 2. Give it a [`BackendKind`] (with its line in `ALL` and `as_str`: the configuration takes its kinds from there), and
 //!    a line in `supervise::build`. For one that is found by itself: its default port and what it can be recognised by,
 //!    in `probe.rs`.
@@ -127,6 +129,7 @@
 //! # });
 //! ```
 
+mod anthropic;
 mod builtin;
 mod exchange;
 mod failure;
@@ -139,6 +142,7 @@ mod ollama;
 mod openai;
 mod payload;
 mod probe;
+mod protocol;
 mod registry;
 mod relay;
 mod secret;
@@ -152,6 +156,7 @@ use futures::future::BoxFuture;
 
 use crate::capability::{Call, Capability, Failure, FrameStream};
 
+pub use anthropic::Anthropic;
 pub use builtin::Builtin;
 pub use http::UNANSWERED_CODE;
 pub use llamafarm::LlamaFarm;
@@ -192,6 +197,8 @@ pub trait Provider: Send + Sync + 'static {
     }
 }
 
+#[cfg(test)]
+mod anthropic_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

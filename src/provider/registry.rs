@@ -22,6 +22,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 
 /// OpenAI's own API.
 const OPENAI_URL: &str = "https://api.openai.com/v1";
+/// Anthropic's own API.
+const ANTHROPIC_URL: &str = "https://api.anthropic.com";
 
 /// All providers of this node. Dropping it ends their tasks.
 pub struct Registry {
@@ -41,7 +43,7 @@ impl Registry {
     #[must_use]
     pub fn start(mut settings: Settings, events: EventBus, shutdown: CancellationToken) -> Arc<Self> {
         if settings.probe {
-            settings.backends.extend(cloud_from_environment());
+            settings.backends.extend(clouds_from_environment());
         }
         let ports = probe::PORTS.iter().map(|(port, _)| *port).collect();
         Self::start_at(settings, ports, events, shutdown)
@@ -181,13 +183,20 @@ async fn look_around(
     }
 }
 
-/// OpenAI's cloud, when `OPENAI_API_KEY` is set. It is its owner's own: never shared.
-fn cloud_from_environment() -> Option<BackendSpec> {
-    let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty())?;
-    let mut spec = BackendSpec::new(OPENAI_URL.parse().ok()?);
-    spec.kind = Some(BackendKind::OpenAi);
-    spec.key = Some(Secret::from(key));
-    spec.name = Some("openai".into());
-    spec.shared = Some(false);
-    Some(spec)
+/// OpenAI's and Anthropic's clouds, when their own variables hold a key. They are their owner's own: never shared.
+fn clouds_from_environment() -> Vec<BackendSpec> {
+    let clouds = [
+        ("OPENAI_API_KEY", BackendKind::OpenAi, OPENAI_URL),
+        ("ANTHROPIC_API_KEY", BackendKind::Anthropic, ANTHROPIC_URL),
+    ];
+    let configured = clouds.into_iter().filter_map(|(variable, kind, url)| {
+        let key = std::env::var(variable).ok().filter(|key| !key.trim().is_empty())?;
+        let mut spec = BackendSpec::new(url.parse().ok()?);
+        spec.kind = Some(kind);
+        spec.key = Some(Secret::from(key));
+        spec.name = Some(kind.to_string());
+        spec.shared = Some(false);
+        Some(spec)
+    });
+    configured.collect()
 }

@@ -173,11 +173,13 @@ pub enum BackendKind {
     LlamaFarm,
     /// LlamaFarm's Universal Runtime.
     Universal,
+    /// Anthropic.
+    Anthropic,
 }
 
 impl BackendKind {
     /// Every one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OpenAi,
         Self::LlamaCpp,
         Self::Vllm,
@@ -188,6 +190,7 @@ impl BackendKind {
         Self::Ollama,
         Self::LlamaFarm,
         Self::Universal,
+        Self::Anthropic,
     ];
 
     /// How it is written in `kind=URL`, and how its provider is called.
@@ -204,6 +207,7 @@ impl BackendKind {
             Self::Ollama => "ollama",
             Self::LlamaFarm => "llamafarm",
             Self::Universal => "universal",
+            Self::Anthropic => "anthropic",
         }
     }
 }

@@ -14,7 +14,7 @@ use url::{Host, Url};
 use super::http::{NODE_CODE, redacted};
 use super::settings::{BackendKind, BackendSpec, is_own_network};
 use super::table::{SlotId, Table};
-use super::{LlamaFarm, Ollama, OpenAi, Provider, Universal, probe};
+use super::{Anthropic, LlamaFarm, Ollama, OpenAi, Provider, Universal, probe};
 use crate::capability::{Call, Capability, ErrorClass, Failure, Frame, FrameStream};
 
 /// Failures in a row after which a backend's capabilities are withdrawn. One may be a hiccup; the second
@@ -142,6 +142,7 @@ pub(crate) async fn discover(provider: &dyn Provider) -> Result<Vec<Capability>,
 /// The adapter for a kind of backend. A new kind is one line here.
 fn build(kind: BackendKind, id: &str, spec: &BackendSpec) -> Result<Arc<dyn Provider>, Failure> {
     Ok(match kind {
+        BackendKind::Anthropic => Arc::new(Anthropic::new(id, spec)?),
         BackendKind::Ollama => Arc::new(Ollama::new(id, spec)?),
         BackendKind::LlamaFarm => Arc::new(LlamaFarm::new(id, spec)?),
         BackendKind::Universal => Arc::new(Universal::new(id, spec)?),

@@ -145,6 +145,11 @@ impl Double {
         seen.iter().rev().find(|seen| seen.path == path).expect("a request").clone()
     }
 
+    /// The requests at a path.
+    pub(crate) fn seen(&self, path: &str) -> Vec<Seen> {
+        self.inner.seen.lock().iter().filter(|seen| seen.path == path).cloned().collect()
+    }
+
     /// Waits until so many answers hang.
     pub(crate) async fn until_hanging(&self, count: usize) {
         eventually(|| self.inner.hanging.load(Ordering::SeqCst) == count).await;

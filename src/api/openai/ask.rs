@@ -13,7 +13,7 @@ use crate::capability::{Intent, Operation, Preference, Target};
 const X_ATMOSPHERE_TIMEOUT: &str = "x-atmosphere-timeout";
 const X_ATMOSPHERE_PREFER: &str = "x-atmosphere-prefer";
 /// Headers that are handed on to whoever answers. Never the client's authorisation: it is for this node.
-const HANDED_ON: [&str; 2] = ["traceparent", "tracestate"];
+const HANDED_ON: [&str; 3] = ["traceparent", "tracestate", "anthropic-beta"];
 /// Bytes of a header that is handed on: what W3C's trace context asks to carry at least.
 const MAX_HANDED_ON: usize = 512;
 /// The least time that a request can ask for; less could only be a mistake.
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_trace_is_handed_on() {
+    fn only_the_trace_and_the_like_are_handed_on() {
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(asked("traceparent", trace).expect("fine").headers["traceparent"], trace);
         assert!(asked("authorization", "Bearer sk-1").expect("fine").headers.is_empty());
