@@ -1,11 +1,17 @@
 """The mesh that all SDK tests speak with: three nodes, and llama.cpp behind two of them."""
 
+import os
+
 import pytest
 
 import mesh
+import scripted as script
 import tiny_gguf
 
-CHAT, SHARED, EMBED = "tiny-chat", "tiny-shared", "tiny-embed"
+# LiteLLM would fetch its list of prices from the internet.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+CHAT, SHARED, EMBED, CLAUDE = "tiny-chat", "tiny-shared", "tiny-embed", "tiny-claude"
 
 
 @pytest.fixture(scope="session")
@@ -25,23 +31,38 @@ def servers(gguf):
         started["embed"] = mesh.LlamaServer(gguf, EMBED, embedding=True)
         started["first"] = mesh.LlamaServer(gguf, SHARED)
         started["second"] = mesh.LlamaServer(gguf, SHARED)
+        started["claude"] = mesh.LlamaServer(gguf, CLAUDE)
         yield started
     finally:
         for server in started.values():
             server.stop()
 
 
-class Mesh:
-    """Three nodes: `front` has nothing, `back` has three servers, `spare` has the second holder of one model."""
+@pytest.fixture(scope="session")
+def scripted():
+    """A backend that does what the prompt says."""
+    running = script.Scripted()
+    yield running
+    running.stop()
 
-    def __init__(self, directory, servers):
+
+class Mesh:
+    """Three nodes: `front` has nothing, `back` has four servers, `spare` has the second holder of one model, and a server
+    that it speaks Anthropic's protocol with."""
+
+    def __init__(self, directory, servers, scripted):
         self.nodes = []
         self.tap = mesh.Tap(servers["chat"].url)
-        backends = [self.tap.url, servers["embed"].url, servers["first"].url]
+        backends = [self.tap.url, servers["embed"].url, servers["first"].url, f"openai={scripted.url}"]
+        # The second holder's URL is in the file as well: a flag would replace all that the file names.
+        config = (
+            f'[[backends]]\nurl = "{servers["second"].url}"\n'
+            f'[[backends]]\nkind = "anthropic"\nurl = "{servers["claude"].url}"\nkey = "sk-none-of-yours"\nshared = true\n'
+        )
         try:
             self.front = self.add("front", directory)
             self.back = self.add("back", directory, backends, [self.front.seed])
-            self.spare = self.add("spare", directory, [servers["second"].url], [self.front.seed])
+            self.spare = self.add("spare", directory, [], [self.front.seed], config)
             mesh.eventually("all see all", lambda: all(len(node.nodes()) == 3 for node in self.nodes))
             self.wait_for_models()
         except BaseException:
@@ -55,7 +76,7 @@ class Mesh:
 
     def wait_for_models(self):
         """Until the front knows every model and both holders of the shared one."""
-        for model, holders in ((CHAT, {"back"}), (EMBED, {"back"}), (SHARED, {"back", "spare"})):
+        for model, holders in ((CHAT, {"back"}), (EMBED, {"back"}), (SHARED, {"back", "spare"}), (script.MODEL, {"back"}), (CLAUDE, {"spare"})):
             mesh.eventually(f"front knows {holders} have {model}", lambda: self.front.holders(model) == holders)
 
     def stop(self):
@@ -65,9 +86,9 @@ class Mesh:
 
 
 @pytest.fixture(scope="session")
-def the_mesh(tmp_path_factory, servers):
+def the_mesh(tmp_path_factory, servers, scripted):
     """The mesh, up for all tests."""
-    running = Mesh(tmp_path_factory.mktemp("nodes"), servers)
+    running = Mesh(tmp_path_factory.mktemp("nodes"), servers, scripted)
     yield running
     running.stop()
 

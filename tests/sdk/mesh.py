@@ -153,15 +153,19 @@ class Tap:
 class Node:
     """A real `atmosphere` process."""
 
-    def __init__(self, name, directory, backends=(), seeds=()):
+    def __init__(self, name, directory, backends=(), seeds=(), config=""):
         self.name = name
         self.directory = pathlib.Path(directory) / name
         self.directory.mkdir()
-        self.port, self.gossip_port = free_port(), free_port()
+        self.port, self.gossip_port, self.ollama_port = free_port(), free_port(), free_port()
         self.command = [
             program(), "start", "--name", name, "--no-mdns", "--no-probe", "--bind", "127.0.0.1", "--gossip-bind", "127.0.0.1",
             "--port", str(self.port), "--gossip-port", str(self.gossip_port), "--data-dir", str(self.directory / "data"),
+            "--ollama-port", str(self.ollama_port),
         ]
+        if config:
+            (self.directory / "config.toml").write_text(config)
+            self.command += ["--config", str(self.directory / "config.toml")]
         for backend in backends:
             self.command += ["--backend", backend]
         for seed in seeds:
@@ -199,6 +203,10 @@ class Node:
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ollama_url(self):
+        return f"http://127.0.0.1:{self.ollama_port}"
 
     @property
     def seed(self):
