@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -53,15 +54,15 @@ async fn each_protocol_is_answered_by_another_node_and_told_when_it_breaks() {
     for (url, body, well, badly) in protocols(port, cluster[0].api_port) {
         // A node that failed cools down for a while, which is a matter of its own.
         let ask = async || {
-            let mut answer = None;
+            let answer = RefCell::new(None);
             eventually("it is asked again", PATIENCE, async || {
                 let response = http.post(&url).json(&body).send().await.expect("an answer");
                 let asked = response.status() != 503;
-                answer = asked.then_some(response);
+                *answer.borrow_mut() = asked.then_some(response);
                 asked
             })
             .await;
-            answer.expect("an answer")
+            answer.into_inner().expect("an answer")
         };
 
         backend.set(Mode::quick());

@@ -26,6 +26,8 @@
 //! takes the same way, so that both forms say the same.
 
 pub(crate) mod anthropic;
+#[cfg(test)]
+mod anything_tests;
 mod chat;
 pub(crate) mod claude;
 mod json;
