@@ -14,6 +14,14 @@ MODEL = "scripted"
 THINKER = "scripted-thinking"
 
 
+def faulty(client, how):
+    """A model of its own for each failure: one that failed is left alone for a while."""
+    return f"faulty-{client}-{how}"
+
+
+MODELS = [MODEL, THINKER] + [faulty(client, how) for client in ("anthropic", "openai", "ollama") for how in ("die", "fail", "busy")]
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers one request."""
 
@@ -34,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == "/v1/models":
-            models = [{"id": name, "object": "model", "owned_by": "test"} for name in (MODEL, THINKER)]
+            models = [{"id": name, "object": "model", "owned_by": "test"} for name in MODELS]
             return self.reply(200, {"object": "list", "data": models})
         return self.reply(404, {"error": {"message": "not here"}})
 

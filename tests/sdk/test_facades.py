@@ -10,7 +10,7 @@ import pytest
 
 import mesh
 from conftest import CHAT, CLAUDE, EMBED
-from scripted import MODEL, THINKER
+from scripted import MODEL, THINKER, faulty
 
 HELLO = [{"role": "user", "content": "How do I care for my llama?"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -43,7 +43,8 @@ class TestAnthropic:
         assert 0 < message.usage.output_tokens <= 8 and message.usage.input_tokens > 0
 
     def test_a_stream_comes_to_the_same(self, claude):
-        options = {"model": CHAT, "max_tokens": 16, "messages": HELLO, "temperature": 0.7, "extra_body": {"seed": 42}}
+        # The SDK has dropped the temperature, as newer models of its own have.
+        options = {"model": CHAT, "max_tokens": 16, "messages": HELLO, "extra_body": {"seed": 42, "temperature": 0.7}}
         whole = claude.messages.create(**options)
         with claude.messages.stream(**options) as stream:
             text = "".join(stream.text_stream)
@@ -108,14 +109,14 @@ class TestAnthropic:
             tools = [{"type": "web_search_20250305", "name": "web_search"}]
             claude.messages.create(model=CHAT, max_tokens=9, messages=HELLO, tools=tools)
         with pytest.raises(anthropic.RateLimitError) as error:
-            claude.messages.create(model=MODEL, max_tokens=9, messages=say("busy"))
+            claude.messages.create(model=faulty("anthropic", "busy"), max_tokens=9, messages=say("busy"))
         assert error.value.response.headers["retry-after"] == "7"
 
     @pytest.mark.parametrize("how", ["die", "fail"])
     def test_a_stream_that_breaks_raises(self, claude, how):
         seen = []
         with pytest.raises(anthropic.APIStatusError):
-            for event in claude.messages.create(model=MODEL, max_tokens=9, messages=say(how), stream=True):
+            for event in claude.messages.create(model=faulty("anthropic", how), max_tokens=9, messages=say(how), stream=True):
                 seen.append(event.type)
         assert "content_block_delta" in seen and "message_stop" not in seen
 
@@ -190,7 +191,7 @@ class TestResponses:
     def test_a_stream_that_breaks_raises(self, client, how):
         seen = []
         with pytest.raises(openai.APIError):
-            for event in client.responses.create(model=MODEL, input=how, stream=True):
+            for event in client.responses.create(model=faulty("openai", how), input=how, stream=True):
                 seen.append(event.type)
         assert "response.output_text.delta" in seen and "response.completed" not in seen
         assert seen[-1] == "response.failed"
@@ -263,7 +264,7 @@ class TestOllama:
     def test_a_stream_that_breaks_raises(self, llama, how):
         seen = []
         with pytest.raises(ollama.ResponseError):
-            for part in llama.chat(model=MODEL, messages=say(how), stream=True):
+            for part in llama.chat(model=faulty("ollama", how), messages=say(how), stream=True):
                 seen.append(part)
         assert seen and not any(part.done for part in seen)
 
@@ -290,7 +291,8 @@ class TestAnthropicBehindTheMesh:
         assert message.content[0].text and message.stop_reason in ("max_tokens", "end_turn")
 
     def test_ollamas_client(self, llama):
-        parts = list(llama.chat(model=CLAUDE, messages=HELLO, options={"num_predict": 4}, stream=True))
+        options = {"num_predict": 12, "temperature": 0, "top_k": 1}
+        parts = list(llama.chat(model=CLAUDE, messages=HELLO, options=options, stream=True))
         assert parts[-1].done and parts[-1].prompt_eval_count > 0
 
     def test_what_it_cannot_is_refused_by_name(self, client):
@@ -303,7 +305,9 @@ class TestLiteLLM:
     """LiteLLM's own way to each protocol."""
 
     @pytest.fixture(scope="class")
-    def ways(self, the_mesh):
+    @classmethod
+    def ways(cls, the_mesh):
+        # Slow to import, so that those who run single tests do not wait for it.
         import litellm
 
         litellm.num_retries = 0
