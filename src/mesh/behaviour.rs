@@ -24,6 +24,7 @@ use rand::rngs::StdRng;
 
 use super::address::AddressPolicy;
 use super::gate::Admission;
+use super::guarded::Guarded;
 use super::id::MeshId;
 use super::identity::Identity;
 use super::settings::{RelayServer, Settings};
@@ -37,8 +38,9 @@ const MAX_PENDING: u32 = 64;
 /// Connections in all: sixteen times what a node holds on to.
 const MAX_CONNECTIONS: u32 = 256;
 
-/// Connections to one node: a relayed one, a direct one, a crossing dial, and one that a hole punch makes.
-const MAX_PER_NODE: u32 = 4;
+/// Connections to one node: a relayed one, a direct one, a crossing dial, one that a hole punch makes, and two that see whether it
+/// can be reached by UDP and by TCP.
+const MAX_PER_NODE: u32 = 6;
 
 /// How often each connection is measured, and how soon a silent one is noticed.
 pub const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,8 +55,8 @@ pub const PING_SILENCE: Duration = Duration::from_secs(PING_INTERVAL.as_secs() +
 /// Two nodes that start together on one network find each other within this, whoever asked first.
 const MDNS_INTERVAL: Duration = Duration::from_secs(4);
 
-/// How often AutoNAT tests an address.
-const AUTONAT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often AutoNAT looks for an address to test. It tests each once; from then on `reachability` has it tested again.
+const AUTONAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// One exchange of a sync: a page of 256 KiB over a slow uplink.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,8 +86,8 @@ pub struct Behaviour {
     relay_client: relay::client::Behaviour,
     pub relay_server: Toggle<relay::Behaviour>,
     dcutr: dcutr::Behaviour,
-    autonat_client: Toggle<autonat::v2::client::Behaviour<StdRng>>,
-    autonat_server: Toggle<autonat::v2::server::Behaviour<StdRng>>,
+    autonat_client: Toggle<Guarded<autonat::v2::client::Behaviour<StdRng>>>,
+    autonat_server: Toggle<Guarded<autonat::v2::server::Behaviour<StdRng>>>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub kad: kad::Behaviour<MemoryStore>,
@@ -172,6 +174,7 @@ pub fn build(
         .with_push_listen_addr_updates(true);
     // A mesh that admits private addresses only neither is reached from the internet nor asks to be.
     let wide = settings.admit == Admission::Everybody;
+    let autonat_server = || Guarded::new(autonat::v2::server::Behaviour::new(rand::make_rng::<StdRng>()));
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         blocked: allow_block_list::Behaviour::default(),
@@ -181,8 +184,8 @@ pub fn build(
         relay_client,
         relay_server: (settings.relay_server != RelayServer::Off).then(|| relay_server(own)).into(),
         dcutr: dcutr::Behaviour::new(own),
-        autonat_client: wide.then(autonat_client).into(),
-        autonat_server: wide.then(|| autonat::v2::server::Behaviour::new(rand::make_rng::<StdRng>())).into(),
+        autonat_client: wide.then(|| Guarded::new(autonat_client())).into(),
+        autonat_server: wide.then(autonat_server).into(),
         upnp: (wide && settings.upnp).then(upnp::tokio::Behaviour::default).into(),
         mdns: settings.mdns.then(|| mdns(own)).flatten().into(),
         kad: kad(mesh, own),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::address::Seed;
+use super::situation::Situation;
 use crate::capability::{Capability, PeerId};
+use crate::wire::v1;
 
 /// Why a seed could not be joined. It is tried again all the same, for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,9 +30,26 @@ pub enum JoinError {
     Stopped,
 }
 
+/// Where the answer of another node goes, or why there is none.
+pub type Answerer = oneshot::Sender<Result<v1::SyncResponse, String>>;
+
 /// What the handle asks of the driver.
 #[derive(Debug)]
 pub enum Command {
+    /// Ask another node something.
+    Ask {
+        /// Which; it must be connected.
+        node: PeerId,
+        /// What.
+        request: v1::SyncRequest,
+        /// Where the answer goes.
+        reply: Answerer,
+    },
+    /// Tell what this node knows of its own situation.
+    Describe {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Situation>,
+    },
     /// Tell the mesh what this node can do.
     Advertise {
         /// All of it.

@@ -2,10 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
 
+use super::address::{ip_of, relay_of};
 use super::view::{LinkTransport, PathClass, PeerView};
 use crate::capability::PeerId;
 
@@ -16,11 +19,20 @@ pub const TARGET: usize = 16;
 /// How long a connection may live beside a better one, so that what is being opened on it can come to an end.
 const DUPLICATE_GRACE: Duration = Duration::from_secs(10);
 
+/// The same for one that was made to see whether a node can be reached: it has done what it was for.
+const TEST_GRACE: Duration = Duration::from_secs(1);
+
 /// First wait before a node that could not be reached is dialled again.
 const REDIAL_MIN: Duration = Duration::from_secs(1);
 
 /// Longest wait; its advert has usually run out by then.
 const REDIAL_MAX: Duration = Duration::from_secs(30);
+
+/// How long a node is reached through a relay before a direct connection is tried anew; doubled with each time.
+const DETOUR_MIN: Duration = Duration::from_secs(30);
+
+/// Longest time between two such tries. Each costs a circuit and some packets, and NATs change with the network.
+const DETOUR_MAX: Duration = Duration::from_secs(900);
 
 /// One live connection.
 #[derive(Debug, Clone)]
@@ -41,6 +53,10 @@ pub struct Link {
     pub heard: Instant,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
+    /// Whether it left by the port that this node listens on, or came in by it.
+    pub own_port: bool,
+    /// Where its far end sees this node.
+    pub seen_as: Option<IpAddr>,
 }
 
 /// All live connections, and what is known of nodes that could not be reached.
@@ -49,6 +65,8 @@ pub struct Connections {
     own: PeerId,
     links: BTreeMap<PeerId, Vec<Link>>,
     unreachable: HashMap<PeerId, Redial>,
+    /// Nodes that are reached through a relay, and when that was last tried to be changed.
+    detours: HashMap<PeerId, Redial>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +79,7 @@ impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(own: PeerId) -> Self {
-        Self { own, links: BTreeMap::new(), unreachable: HashMap::new() }
+        Self { own, links: BTreeMap::new(), unreachable: HashMap::new(), detours: HashMap::new() }
     }
 
     /// A connection was made. Returns whether it is the first to this node.
@@ -93,6 +111,60 @@ impl Connections {
         before.is_none_or(|before| before.abs_diff(rtt) > before / 10)
     }
 
+    /// The far end of a connection told where it sees this node.
+    pub fn seen_as(&mut self, node: &PeerId, id: ConnectionId, ip: IpAddr) {
+        if let Some(link) = self.links.get_mut(node).and_then(|links| links.iter_mut().find(|link| link.id == id)) {
+            link.seen_as = Some(ip);
+        }
+    }
+
+    /// The nodes that relay connections of this one.
+    #[must_use]
+    pub fn relays_in_use(&self) -> HashSet<PeerId> {
+        let relayed = self.links.values().flatten().filter(|link| link.path == PathClass::Relayed);
+        relayed.filter_map(|link| relay_of(&link.address.parse().ok()?)).collect()
+    }
+
+    /// Whether a connection left by the port that this node listens on, or came in by it.
+    #[must_use]
+    pub fn is_from_own_port(&self, node: &PeerId, id: ConnectionId) -> bool {
+        self.links.get(node).is_some_and(|links| links.iter().any(|link| link.id == id && link.own_port))
+    }
+
+    /// The IP address at the far end of a connection; none through a relay.
+    #[must_use]
+    pub fn direct_ip(&self, node: &PeerId, id: ConnectionId) -> Option<IpAddr> {
+        let link = self.links.get(node)?.iter().find(|link| link.id == id)?;
+        if link.path == PathClass::Relayed {
+            return None;
+        }
+        ip_of(&link.address.parse::<Multiaddr>().ok()?)
+    }
+
+    /// Nodes to be dialled anew, because they have been reached through a relay for long enough since that was last tried. Only
+    /// the side that dialled does so. A new circuit is made with what both know of their outer addresses by now, and each punches
+    /// with these; an address that is open by now is dialled as well.
+    pub fn to_dial_anew(&mut self, now: Instant) -> Vec<PeerId> {
+        let detours = &mut self.detours;
+        let mut due = Vec::new();
+        let mut still = HashSet::new();
+        for (node, links) in &self.links {
+            if links.iter().any(|link| link.path != PathClass::Relayed) || !links.iter().any(|link| link.dialled) {
+                continue;
+            }
+            still.insert(*node);
+            let detour = detours.entry(*node).or_insert(Redial { failures: 0, not_before: now + DETOUR_MIN });
+            if detour.not_before <= now {
+                detour.failures = detour.failures.saturating_add(1);
+                let wait = DETOUR_MIN.saturating_mul(1 << detour.failures.min(10)).min(DETOUR_MAX);
+                detour.not_before = now + wait;
+                due.push(*node);
+            }
+        }
+        detours.retain(|node, _| still.contains(node));
+        due
+    }
+
     /// Whether a node is connected.
     #[must_use]
     pub fn is_connected(&self, node: &PeerId) -> bool {
@@ -122,10 +194,10 @@ impl Connections {
         self.links.get(node)?.iter().min_by_key(|link| self.rank(node, link))
     }
 
-    /// Lower is better, and both ends come to the same order: direct before relayed, QUIC before TCP, dialled by
-    /// the smaller id, the newer one: when a node was killed and comes back, its old connection is dead
+    /// Lower is better, and both ends come to the same order: direct before relayed, one that stays before one that was made to
+    /// see whether a node can be reached, QUIC before TCP, dialled by the smaller id, the newer one: when a node was killed and comes back, its old connection is dead
     /// and does not know it yet.
-    fn rank(&self, node: &PeerId, link: &Link) -> (bool, u8, bool, Reverse<Instant>) {
+    fn rank(&self, node: &PeerId, link: &Link) -> (bool, bool, u8, bool, Reverse<Instant>) {
         let transport = match link.transport {
             LinkTransport::Memory => 0,
             LinkTransport::Quic => 1,
@@ -133,12 +205,12 @@ impl Connections {
             LinkTransport::Relay => 3,
         };
         let dialled_by_smaller = link.dialled == (self.own < *node);
-        (link.path == PathClass::Relayed, transport, !dialled_by_smaller, Reverse(link.since))
+        (link.path == PathClass::Relayed, !link.own_port, transport, !dialled_by_smaller, Reverse(link.since))
     }
 
     /// Connections that live beside a better one for long enough, and carry nothing.
     #[must_use]
-    pub fn duplicates(&self, now: Instant, is_used: impl Fn(&PeerId, ConnectionId) -> bool) -> Vec<ConnectionId> {
+    pub fn duplicates(&self, now: Instant, is_used: impl Fn(&PeerId, &Link) -> bool) -> Vec<ConnectionId> {
         let mut superfluous = Vec::new();
         for (node, links) in &self.links {
             let Some(best) = self.best(node).filter(|_| links.len() > 1) else { continue };
@@ -146,8 +218,8 @@ impl Connections {
             superfluous.extend(
                 others
                     .filter(|link| {
-                        now.saturating_duration_since(link.since.max(best.since)) >= DUPLICATE_GRACE
-                            && !is_used(node, link.id)
+                        let grace = if link.own_port { DUPLICATE_GRACE } else { TEST_GRACE };
+                        now.saturating_duration_since(link.since.max(best.since)) >= grace && !is_used(node, link)
                     })
                     .map(|link| link.id),
             );
@@ -238,6 +310,8 @@ mod tests {
             since,
             heard: since,
             rtt: None,
+            own_port: true,
+            seen_as: None,
         }
     }
 
@@ -313,5 +387,41 @@ mod tests {
         assert_eq!(connections.to_dial([bad], now + REDIAL_MAX), [bad], "the wait is bounded");
         let many: Vec<_> = (0..TARGET + 5).map(|_| PeerId::random()).collect();
         assert_eq!(connections.to_dial(many, now).len(), TARGET);
+    }
+
+    #[test]
+    fn a_connection_that_tested_reachability_is_never_the_best_and_is_soon_closed() {
+        let start = Instant::now();
+        let (own, other) = two_ids();
+        let mut connections = Connections::new(own);
+        connections.opened(other, link(1, PathClass::Wan, LinkTransport::Tcp, true, start));
+        let test = link(2, PathClass::Wan, LinkTransport::Quic, true, start);
+        connections.opened(other, Link { own_port: false, ..test });
+        assert_eq!(connections.best(&other).map(|best| best.id), Some(ConnectionId::new_unchecked(1)));
+        assert!(connections.duplicates(start, |_, _| false).is_empty());
+        assert_eq!(connections.duplicates(start + TEST_GRACE, |_, _| false), [ConnectionId::new_unchecked(2)]);
+    }
+
+    #[test]
+    fn a_detour_is_tried_to_be_cut_short_ever_more_rarely_and_by_one_side() {
+        let start = Instant::now();
+        let (own, other) = two_ids();
+        let mut connections = Connections::new(own);
+        connections.opened(other, link(1, PathClass::Relayed, LinkTransport::Relay, true, start));
+        let mut tries = Vec::new();
+        for second in 0..4000 {
+            if !connections.to_dial_anew(start + Duration::from_secs(second)).is_empty() {
+                tries.push(second);
+            }
+        }
+        assert_eq!(tries, [30, 90, 210, 450, 930, 1830, 2730, 3630]);
+        connections.opened(other, link(2, PathClass::Wan, LinkTransport::Quic, true, start));
+        assert!(connections.to_dial_anew(start + Duration::from_secs(9000)).is_empty(), "there is a direct one");
+        connections.closed(&other, ConnectionId::new_unchecked(2));
+        assert!(connections.to_dial_anew(start + Duration::from_secs(9000)).is_empty(), "it begins anew");
+
+        let mut other_side = Connections::new(other);
+        other_side.opened(own, link(1, PathClass::Relayed, LinkTransport::Relay, false, start));
+        assert!(other_side.to_dial_anew(start + Duration::from_secs(9000)).is_empty());
     }
 }

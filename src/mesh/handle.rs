@@ -8,10 +8,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::address::{Seed, of_advert, path_class};
 use super::call;
 use super::command::{Command, JoinError};
+use super::situation::Situation;
 use super::streams::{Control, OpenError, Prefer};
 use super::view::{MeshView, PathClass};
 use crate::capability::{Call, Capability, ErrorClass, Failure, FrameStream, PeerId};
 use crate::catalog::Adverts;
+use crate::wire::v1;
 
 /// From a call to its first frame on this machine or network: connecting takes milliseconds there, and a dead
 /// node must be given up within 2 s.
@@ -136,6 +138,21 @@ impl Handle {
             Ok(answer) => answer.unwrap_or(Err(JoinError::Stopped)),
             Err(_) => Err(JoinError::TimedOut(text)),
         }
+    }
+
+    /// Asks another node; why not, in words.
+    pub(super) async fn ask(&self, node: PeerId, request: v1::SyncRequest) -> Result<v1::SyncResponse, String> {
+        let stopped = || "this node has left the mesh".to_owned();
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask { node, request, reply }).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// What this node knows of its own situation; `None` once it has left the mesh.
+    pub async fn situation(&self) -> Option<Situation> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Describe { reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// Tells the mesh that this node leaves. Nobody sends it anything new from then on; calls that run go on until

@@ -33,14 +33,18 @@ mod connections;
 mod disk;
 mod driver;
 mod epoch;
+mod examine;
 mod gate;
+mod guarded;
 mod handle;
 mod id;
 mod identity;
 mod listen;
+mod multicast;
 mod reachability;
 mod seeds;
 mod settings;
+mod situation;
 pub mod statement;
 pub mod streams;
 pub mod sync;
@@ -65,10 +69,11 @@ use crate::capability::limits;
 use crate::catalog::Adverts;
 use crate::telemetry::{EventBus, Metrics};
 
-pub use address::{DEFAULT_GOSSIP_PORT, Interfaces, Seed, SeedError, external_address};
+pub use address::{DEFAULT_GOSSIP_PORT, Interfaces, Network, Seed, SeedError, external_address};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
 pub use driver::MAX_SEEDS;
+pub use examine::{Examination, Multicast, Neighbour, Reach, examine};
 pub use gate::Admission;
 #[cfg(feature = "fuzzing")]
 pub use gate::fuzzing;
@@ -77,7 +82,9 @@ pub use id::MeshId;
 pub use identity::{Identity, IdentityError};
 pub use libp2p::Multiaddr;
 pub use listen::ListenError;
+pub use reachability::{Nat, Source};
 pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_MESH_NAME, RelayServer, Settings};
+pub use situation::{Incident, OwnAddress, Situation, TurnedAway};
 pub use view::{LinkTransport, MeshView, PathClass, PeerView, SeedView};
 
 /// Commands that wait for the driver. Beyond it the askers wait.
@@ -153,7 +160,9 @@ pub fn start(
     let within = runtime.enter();
 
     let (reports, gate_reports) = mpsc::channel(REPORTS);
-    let (mut swarm, control, inbound) = make_swarm(&settings, mesh, &identity, &runtime, reports, metrics)?;
+    let places = address::Places::default();
+    let (mut swarm, control, inbound) =
+        make_swarm(&settings, mesh, &identity, &runtime, reports, places.clone(), metrics)?;
     let port = match settings.gossip_port {
         Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
         None => None,
@@ -188,6 +197,7 @@ pub fn start(
         signer,
         mesh,
         settings,
+        places,
     );
     drop(within);
     match own_runtime {
@@ -208,6 +218,7 @@ fn make_swarm(
     identity: &Identity,
     runtime: &tokio::runtime::Handle,
     reports: mpsc::Sender<gate::Report>,
+    places: address::Places,
     metrics: &Metrics,
 ) -> Result<(Swarm<behaviour::Behaviour>, streams::Control, mpsc::Receiver<streams::Inbound>), StartError> {
     let system = |what| move |source| StartError::System { what, source };
@@ -216,7 +227,7 @@ fn make_swarm(
     let handshakes = gate::Handshakes::register(metrics);
     let gate = gate::Gate::new(identity.clone(), mesh, membership, handshakes, reports);
     let (transport, relay_client) =
-        transport::build(identity, gate, metrics).map_err(system("its transports cannot be set up"))?;
+        transport::build(identity, gate, places, metrics).map_err(system("its transports cannot be set up"))?;
     let dropped = metrics.register(
         "mesh_calls_dropped",
         "Streams of other nodes' calls that were reset because nobody took them in time",

@@ -137,8 +137,15 @@ pub fn body_request(hash: &[u8]) -> v1::SyncRequest {
     v1::SyncRequest { body: Some(body) }
 }
 
-/// Answers a request. `now_ms` is this node's clock in Unix milliseconds, for those who ask. `None` for a request
-/// that this version does not know.
+/// The request that the node dials this one at this address.
+#[must_use]
+pub fn dial_back_request(address: &libp2p::Multiaddr) -> v1::SyncRequest {
+    let body = v1::sync_request::Body::DialBack(v1::DialBack { address: address.to_string() });
+    v1::SyncRequest { body: Some(body) }
+}
+
+/// Answers a request that the register or the clock can answer. `now_ms` is this node's clock in Unix milliseconds, for those who ask. `None` for a request
+/// that this version does not know, and for those that take more than a look.
 #[must_use]
 pub fn answer(
     register: &mut Register,
@@ -167,6 +174,7 @@ pub fn answer(
             v1::sync_response::Body::FoundBody(v1::FoundBody { data })
         }
         v1::sync_request::Body::Ping(v1::Ping {}) => v1::sync_response::Body::Pong(v1::Pong { now_ms }),
+        v1::sync_request::Body::DialBack(_) | v1::sync_request::Body::HearMulticast(_) => return None,
     };
     Some(Answer { response: v1::SyncResponse { body: Some(body) }, taken })
 }

@@ -15,7 +15,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::metrics::BandwidthTransport;
 use libp2p::{dns, noise, quic, relay, tcp, yamux};
 
-use super::address::{DialFilter, is_a_place, is_plain};
+use super::address::{DialFilter, Places, is_a_place, is_plain};
 use super::gate::Gate;
 use super::identity::Identity;
 use crate::capability::PeerId;
@@ -46,12 +46,17 @@ const MAX_STREAMS: usize = 512;
 /// The finished transport.
 pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// Builds the transport, and the half of the relay client that belongs into the behaviour.
+/// Builds the transport, and the half of the relay client that belongs into the behaviour. `places` is filled.
 ///
 /// # Errors
 ///
 /// When the noise keys cannot be made or the system's resolver cannot be read.
-pub fn build(identity: &Identity, gate: Gate, metrics: &Metrics) -> io::Result<(Transport, relay::client::Behaviour)> {
+pub fn build(
+    identity: &Identity,
+    gate: Gate,
+    places: Places,
+    metrics: &Metrics,
+) -> io::Result<(Transport, relay::client::Behaviour)> {
     let key = identity.keypair();
     let noise = || noise::Config::new(key).map_err(io::Error::other);
     let yamux = || {
@@ -76,6 +81,12 @@ pub fn build(identity: &Identity, gate: Gate, metrics: &Metrics) -> io::Result<(
         .multiplex(yamux())
         .map(|(node, muxer), _| (node, StreamMuxerBox::new(muxer)));
     let sockets = DialFilter::new(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed(), is_a_place);
+    let sockets = sockets.map(move |(node, muxer), endpoint| {
+        if endpoint.is_dialer() {
+            places.note(node, endpoint.get_remote_address());
+        }
+        (node, muxer)
+    });
     // A machine without a resolver configuration can still dial by address.
     let named = dns::tokio::Transport::system(sockets)?;
     let relay = relay

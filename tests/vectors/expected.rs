@@ -203,10 +203,13 @@ fn aged() -> v1::AgedStatement {
 /// Requests of the digest sync.
 pub fn sync_requests() -> Vec<(&'static str, v1::SyncRequest)> {
     use v1::sync_request::Body;
+    let hear = v1::HearMulticast { mark: Bytes::from_static(&[1; 16]), reply_mark: Bytes::from_static(&[2; 16]) };
     let bodies = vec![
         ("sync-request-digest", Body::Digest(v1::SyncDigest { positions: vec![position()], push: vec![aged()] })),
         ("sync-request-fetch-body", Body::FetchBody(v1::FetchBody { hash: Bytes::from_static(&[5; 32]) })),
         ("sync-request-ping", Body::Ping(v1::Ping {})),
+        ("sync-request-dial-back", Body::DialBack(v1::DialBack { address: "/ip4/8.8.8.8/udp/11450/quic-v1".into() })),
+        ("sync-request-hear-multicast", Body::HearMulticast(hear)),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::SyncRequest { body: Some(body) })).collect()
 }
@@ -214,6 +217,8 @@ pub fn sync_requests() -> Vec<(&'static str, v1::SyncRequest)> {
 /// Responses of the digest sync.
 pub fn sync_responses() -> Vec<(&'static str, v1::SyncResponse)> {
     use v1::sync_response::Body;
+    let dialled = |outcome, reason: &str| Body::DialledBack(v1::DialledBack { outcome, reason: reason.into() });
+    let heard = |heard, trouble: &str| Body::HeardMulticast(v1::HeardMulticast { heard, trouble: trouble.into() });
     let delta = v1::SyncDelta {
         statements: vec![aged()],
         want: vec![Bytes::from_static(&[9; 38])],
@@ -224,6 +229,11 @@ pub fn sync_responses() -> Vec<(&'static str, v1::SyncResponse)> {
         ("sync-response-delta", Body::Delta(delta)),
         ("sync-response-found-body", Body::FoundBody(v1::FoundBody { data: Bytes::from_static(&[4; 16]) })),
         ("sync-response-pong", Body::Pong(v1::Pong { now_ms: 1_700_000_000_456 })),
+        ("sync-response-dialled-back-refused", dialled(0, "this node may not be asked to dial there")),
+        ("sync-response-dialled-back-reached", dialled(1, "")),
+        ("sync-response-dialled-back-unreachable", dialled(2, "no answer within 7 s")),
+        ("sync-response-heard-multicast", heard(true, "")),
+        ("sync-response-heard-multicast-trouble", heard(false, "it cannot listen")),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::SyncResponse { body: Some(body) })).collect()
 }

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use libp2p::Multiaddr;
+use serde::Serialize;
 
-use super::scope::{Scope, ip_of, is_dialable_for_others, is_relayed, link_transport, scope};
+use super::scope::{Scope, ip_of, is_dialable_for_others, is_overlay, is_relayed, link_transport, scope};
 use crate::capability::limits;
 use crate::mesh::view::LinkTransport;
 
@@ -33,7 +34,9 @@ impl Interfaces {
         self.0.iter().filter(|(_, name)| begins(&VIRTUAL, name)).map(|(ip, _)| *ip).collect()
     }
 
-    fn name(&self, ip: IpAddr) -> Option<&str> {
+    /// The name of the interface that has this address.
+    #[must_use]
+    pub fn name(&self, ip: IpAddr) -> Option<&str> {
         self.0.iter().find(|(other, _)| *other == ip).map(|(_, name)| name.as_str())
     }
 }
@@ -62,6 +65,9 @@ const VIRTUAL: [&str; 17] = [
 /// Beginnings of the names of interfaces of overlay networks: good, but slower than what they run over.
 const OVERLAY: [&str; 6] = ["tun", "wg", "tailscale", "utun", "zt", "nebula"];
 
+/// Circuits that always find room among the addresses that are told: QUIC and TCP of two relays.
+const CIRCUITS: usize = 4;
+
 fn begins(list: &[&str], name: &str) -> bool {
     list.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -82,25 +88,60 @@ pub fn rank_own(addresses: impl IntoIterator<Item = Multiaddr>, interfaces: &Int
     }
     ranked.sort();
     ranked.dedup();
-    ranked.into_iter().map(|(_, address)| address).take(limits::ADDRESSES).collect()
+    // A machine full of containers must not lose the addresses by which it is reached at all.
+    let circuits = ranked.iter().filter(|(_, address)| is_relayed(address)).count().min(CIRCUITS);
+    let mut room = [limits::ADDRESSES - circuits, circuits];
+    let fits = |address: &Multiaddr| {
+        let left = &mut room[usize::from(is_relayed(address))];
+        let fits = *left > 0;
+        *left = left.saturating_sub(1);
+        fits
+    };
+    ranked.into_iter().map(|(_, address)| address).filter(fits).collect()
+}
+
+/// What kind of network an own address is of, the best to be dialled at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A network of this place.
+    Lan,
+    /// The internet.
+    Internet,
+    /// An overlay: good, but slower than what it runs over.
+    Overlay,
+    /// Addresses that an interface gave itself, as where no router gives any.
+    Link,
+    /// Through a relay.
+    Relay,
+    /// A bridge to containers or virtual machines of this machine. Last, and not dropped: the name may deceive.
+    Virtual,
+    /// This machine only.
+    Loopback,
+}
+
+/// What kind of network this own address is of.
+#[must_use]
+pub fn network(address: &Multiaddr, interfaces: &Interfaces) -> Network {
+    let Some(ip) = ip_of(address).filter(|_| !is_relayed(address)) else {
+        return if is_relayed(address) { Network::Relay } else { Network::Lan };
+    };
+    match interfaces.name(ip) {
+        Some(name) if begins(&VIRTUAL, name) => Network::Virtual,
+        Some(name) if begins(&OVERLAY, name) => Network::Overlay,
+        _ if is_overlay(ip) => Network::Overlay,
+        _ => match scope(ip) {
+            Scope::Private => Network::Lan,
+            Scope::Global => Network::Internet,
+            Scope::LinkLocal => Network::Link,
+            Scope::Loopback | Scope::Nowhere => Network::Loopback,
+        },
+    }
 }
 
 /// Lower is better: kind of network, then QUIC before TCP, then IPv4 before IPv6, whose many temporary
 /// addresses would otherwise fill the list.
-fn rank(address: &Multiaddr, interfaces: &Interfaces) -> (u8, u8, u8) {
-    let network = match ip_of(address) {
-        _ if is_relayed(address) => 4,
-        None => 0,
-        Some(ip) => match interfaces.name(ip) {
-            Some(name) if begins(&VIRTUAL, name) => 3,
-            Some(name) if begins(&OVERLAY, name) => 1,
-            _ => match scope(ip) {
-                Scope::Global | Scope::Private => 0,
-                Scope::LinkLocal => 2,
-                Scope::Loopback | Scope::Nowhere => 5,
-            },
-        },
-    };
+fn rank(address: &Multiaddr, interfaces: &Interfaces) -> (Network, u8, u8) {
     let transport = u8::from(link_transport(address) != LinkTransport::Quic);
-    (network, transport, u8::from(ip_of(address).is_some_and(|ip| ip.is_ipv6())))
+    (network(address, interfaces), transport, u8::from(ip_of(address).is_some_and(|ip| ip.is_ipv6())))
 }

@@ -1,7 +1,7 @@
 //! Refuses dials that a stranger could use to make this node knock at doors of its own network.
 //!
-//! AutoNAT's server dials whatever address it is asked to test. Such dials name no node; those that the driver
-//! makes without a name (seeds) are announced here first. Every other nameless dial must go to the internet.
+//! A dial that names no node would talk to whoever answers. The driver's own ones (seeds) are announced here first;
+//! every other nameless dial must go to the internet. Dials for AutoNAT name a node, and are looked at in `guarded`.
 
 use std::collections::HashSet;
 use std::convert::Infallible;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::capability::Advert;
+use crate::capability::{Advert, PeerId};
 use crate::mesh::view::{LinkTransport, PathClass};
 
 /// Where an IP address leads.
@@ -72,10 +72,56 @@ pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Its UDP or TCP port.
+#[must_use]
+pub fn port_of(address: &Multiaddr) -> Option<u16> {
+    address.iter().find_map(|part| match part {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
+        _ => None,
+    })
+}
+
+/// The same address at another UDP or TCP port.
+#[must_use]
+pub fn with_port(address: &Multiaddr, port: u16) -> Multiaddr {
+    let other = |part| match part {
+        Protocol::Udp(_) => Protocol::Udp(port),
+        Protocol::Tcp(_) => Protocol::Tcp(port),
+        part => part,
+    };
+    address.iter().map(other).collect()
+}
+
+/// Whether the IP address is one that overlay networks give out: the shared space (RFC 6598) or Tailscale's own prefix.
+#[must_use]
+pub fn is_overlay(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => matches!(ip.octets(), [100, 64..128, ..]),
+        IpAddr::V6(ip) => matches!(ip.segments(), [0xfd7a, 0x115c, 0xa1e0, ..]),
+    }
+}
+
+/// Whether it is the address of a node of the internet itself, by IP.
+#[must_use]
+pub fn is_of_internet(address: &Multiaddr) -> bool {
+    !is_relayed(address) && ip_of(address).is_some_and(|ip| scope(ip) == Scope::Global)
+}
+
 /// Whether the address leads through a relay.
 #[must_use]
 pub fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// The node that relays, when the address leads through one.
+#[must_use]
+pub fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let parts: Vec<_> = address.iter().collect();
+    let circuit = parts.iter().position(|part| *part == Protocol::P2pCircuit)?;
+    match parts.get(circuit.checked_sub(1)?)? {
+        Protocol::P2p(relay) => Some(*relay),
+        _ => None,
+    }
 }
 
 /// Whether the address stays within this process.

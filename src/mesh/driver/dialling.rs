@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::state::{Driver, Found, MAX_SEEDS, YIELD};
 use crate::capability::PeerId;
-use crate::mesh::address::{Seed, is_dialable_for_others, of_advert, without_peer};
+use crate::mesh::address::{Seed, is_dialable_for_others, is_relayed, of_advert, without_peer};
 use crate::mesh::book;
 use crate::mesh::command::JoinError;
 use crate::mesh::gate::{GateError, Refusal, Report};
@@ -98,6 +98,9 @@ impl Driver {
     }
 
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, node: Option<PeerId>, error: &DialError, now: Instant) {
+        if self.on_dial_back_failed(id, error) {
+            return;
+        }
         if let Some(index) = self.seed_dials.remove(&id) {
             self.view_changed = true;
             let refusal = gate_error(error).and_then(GateError::refusal);
@@ -165,7 +168,7 @@ impl Driver {
         let due: Vec<_> = self.found.extract_if(|_, found| found.dial_at <= now).collect();
         for (node, found) in due {
             if !self.connections.is_connected(&node) {
-                self.dial_node(node, found.addresses, now);
+                self.dial_node(node, found.addresses, PeerCondition::DisconnectedAndNotDialing, now);
             }
         }
     }
@@ -186,15 +189,36 @@ impl Driver {
             }
             // Until its outcome is known it is not dialled again.
             self.connections.unreachable(node, now, 1.0);
-            self.dial_node(node, addresses, now);
+            // Those who dialled before a node had a relay need not wait until that has come to nothing.
+            let by_circuit = self.may_dial_circuits(now) && addresses.iter().any(is_relayed);
+            let condition = if by_circuit && self.tried_circuits.insert(node) {
+                PeerCondition::Disconnected
+            } else {
+                PeerCondition::DisconnectedAndNotDialing
+            };
+            self.dial_node(node, addresses, condition, now);
         }
         let known = known.into_iter().chain(self.found.keys().copied()).collect();
+        self.tried_circuits.retain(|node| adverts.contains_key(node));
         self.connections.forget_all_but(&known);
     }
 
-    fn dial_node(&mut self, node: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+    /// Tries to get a direct connection to nodes that are reached through a relay.
+    pub(super) fn dial_anew(&mut self, now: Instant) {
+        let adverts = self.register.adverts();
+        for node in self.connections.to_dial_anew(now) {
+            tracing::debug!(%node, "trying for a direct connection");
+            let addresses = adverts.get(&node).map(|advert| of_advert(advert)).unwrap_or_default();
+            self.dial_node(node, addresses, PeerCondition::NotDialing, now);
+        }
+    }
+
+    fn dial_node(&mut self, node: PeerId, mut addresses: Vec<Multiaddr>, condition: PeerCondition, now: Instant) {
+        if !self.may_dial_circuits(now) {
+            addresses.retain(|address| !is_relayed(address));
+        }
         let options = DialOpts::peer_id(node)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .condition(condition)
             .addresses(addresses)
             .extend_addresses_through_behaviour()
             .build();
@@ -210,6 +234,7 @@ impl Driver {
             self.warn_of_clash(&format!("a process at {} answers with it", report.address), now);
         }
         if report.not_a_member {
+            self.remember_turned_away(&report, now);
             if self.refused.len() >= MAX_REMEMBERED {
                 self.refused.retain(|_, until| *until > now);
             }

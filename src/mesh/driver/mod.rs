@@ -10,17 +10,23 @@
 //! | `rate` | token buckets by node (pure) |
 //! | `state` | what the driver holds |
 //! | `dialling` | seeds, found and known nodes; what a failed dial means |
-//! | `links` | connections, addresses, reachability |
+//! | `links` | connections as they come and go |
+//! | `reaching` | this node's addresses, whether the internet reaches it, its relays |
+//! | `examining` | this node's situation, and questions that somebody waits for |
+//! | `dial_back` | dialling a node because it asks whether it can be reached |
 //! | `neighbours` | connections that are of no use: silent, deaf, or one too many |
 //! | `measures` | metrics |
 //! | `statements` | gossip and sync with the register; this node's own statements |
 
 mod announcer;
+mod dial_back;
 mod dialling;
+mod examining;
 mod links;
 mod measures;
 mod neighbours;
 mod rate;
+mod reaching;
 mod state;
 mod statements;
 
@@ -65,6 +71,7 @@ impl Driver {
                     Some(command) => self.on_command(command, Instant::now()),
                     None => return,
                 },
+                Some(answer) = self.late.1.recv() => self.heard_multicast(answer),
                 Some(report) = self.inlets.reports.recv() => self.on_report(report, Instant::now()),
                 event = self.swarm.select_next_some() => self.on_swarm_event(event, Instant::now()),
                 () = tokio::time::sleep_until(wake) => {}
@@ -80,6 +87,11 @@ impl Driver {
         match command {
             Command::Advertise { capabilities, load } => self.announcer.set(capabilities, load, now),
             Command::Join { seed, reply } => self.join(seed, reply, now),
+            Command::Ask { node, request, reply } => self.ask_for(node, request, reply, now),
+            Command::Describe { reply } => {
+                // The asker may have stopped waiting.
+                let _ = reply.send(self.situation(now));
+            }
             Command::SayGoodbye => self.say_goodbye(now),
             #[cfg(test)]
             Command::Panic => panic!("a fault of the driver, for a test"),
@@ -109,8 +121,8 @@ impl Driver {
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listening_no_more(&address, now),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.on_listener_closed(listener_id, reason, now),
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
-            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(address, now),
-            SwarmEvent::ExternalAddrExpired { address } => self.on_external_no_more(&address, now),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(&address, now),
+            SwarmEvent::ExternalAddrExpired { .. } => self.on_external_no_more(now),
             _ => {}
         }
     }
@@ -120,22 +132,24 @@ impl Driver {
             Event::Gossip(event) => self.on_gossip(*event, now),
             Event::Sync(event) => self.on_sync(*event, now),
             Event::Ping(event) => self.on_ping(&event, now),
-            Event::Identify(event) => self.on_identify(*event),
+            Event::Identify(event) => self.on_identify(*event, now),
             Event::Mdns(event) => self.on_mdns(event, now),
-            Event::RelayClient(event) => tracing::debug!(?event, "relay client"),
-            Event::RelayServer(event) => tracing::debug!(?event, "relay server"),
+            Event::RelayClient(event) => self.on_relay_client(&event, now),
+            Event::RelayServer(event) => self.on_relay_server(&event),
             Event::Dcutr(event) => tracing::debug!(?event, "hole punch"),
-            Event::AutonatClient(event) => tracing::debug!(?event, "reachability test"),
+            Event::AutonatClient(event) => self.on_autonat(&event, now),
             Event::AutonatServer(event) => tracing::debug!(?event, "reachability test for another"),
-            Event::Upnp(event) => tracing::debug!(?event, "router"),
+            Event::Upnp(event) => self.on_upnp(&event, now),
             Event::Kad(event) => tracing::trace!(?event, "kad"),
         }
     }
 
     /// What is due by now.
     fn on_time(&mut self, now: Instant) {
-        for dial in self.seeds.due(now) {
-            self.dial_seed(dial, now);
+        if self.may_dial_seeds(now) {
+            for dial in self.seeds.due(now) {
+                self.dial_seed(dial, now);
+            }
         }
         if !self.departed && self.announcer.advert_due().is_some_and(|due| due <= now) {
             self.announce(now);
@@ -155,7 +169,11 @@ impl Driver {
             self.close_deaf(now);
             self.dial_found(now);
             self.dial_known(now);
+            self.dial_anew(now);
+            self.check_reachability(now);
             self.reserve(now);
+            self.test_addresses(now);
+            self.end_dial_backs(now);
             self.fetch_missing(now);
         }
         if self.next_book <= now {
@@ -166,10 +184,9 @@ impl Driver {
 
     fn next_wake(&self) -> Instant {
         let own = if self.departed { [None; 2] } else { [self.announcer.advert_due(), self.announcer.beat_due()] };
-        own.into_iter()
-            .chain([self.seeds.next_due()])
-            .flatten()
-            .fold(self.next_housekeeping.min(self.next_sync), Instant::min)
+        // Until seeds may be dialled, the next housekeeping is soon enough.
+        let seeds = self.may_dial_seeds(Instant::now()).then(|| self.seeds.next_due()).flatten();
+        own.into_iter().chain([seeds]).flatten().fold(self.next_housekeeping.min(self.next_sync), Instant::min)
     }
 
     /// Shows what changed in this turn.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use super::state::Driver;
 use crate::capability::PeerId;
 use crate::mesh::behaviour::PING_SILENCE;
+use crate::mesh::connections::Link;
+use crate::mesh::view::PathClass;
 
 /// A neighbour that has not told by then that it takes gossip never will: it tells once, when it sees the first
 /// connection of a node. Where an earlier connection was not closed yet, as after a crash, or where
@@ -19,10 +21,21 @@ const DEAF_CALLS: Duration = Duration::from_secs(30);
 const DEAF_REST: Duration = Duration::from_secs(30);
 
 impl Driver {
-    /// Closes connections that live beside a better one.
+    /// Closes connections that live beside a better one. Which of those to a relay, or to a node that this one relays for, carries
+    /// the reservation and the circuits is not told, so all of them stay but those that were made for a test.
     pub(super) fn close_duplicates(&mut self, now: Instant) {
         let streams = &self.swarm.behaviour().streams;
-        let superfluous = self.connections.duplicates(now, |node, id| streams.open_streams_on(node, id) > 0);
+        let relays = self.connections.relays_in_use();
+        let carries = |node: &PeerId| {
+            relays.contains(node)
+                || self.relayed_for.contains_key(node)
+                || self.reservations.values().any(|of| of == node)
+        };
+        let used = |node: &PeerId, link: &Link| {
+            streams.open_streams_on(node, link.id) > 0
+                || (link.path != PathClass::Relayed && link.own_port && carries(node))
+        };
+        let superfluous = self.connections.duplicates(now, used);
         for id in superfluous {
             self.swarm.close_connection(id);
         }

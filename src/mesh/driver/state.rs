@@ -1,13 +1,13 @@
 //! What the driver holds. The files beside this one are what it does with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::core::transport::ListenerId;
 use libp2p::gossipsub::IdentTopic;
-use libp2p::request_response::OutboundRequestId;
+use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, Swarm};
 use rand::rngs::StdRng;
@@ -19,10 +19,10 @@ use super::rate::Rates;
 use crate::capability::PeerId;
 use crate::catalog::Adverts;
 use crate::catalog::register::{BodyHash, Register};
-use crate::mesh::address::Interfaces;
+use crate::mesh::address::{Interfaces, Places};
 use crate::mesh::behaviour::{Behaviour, topic};
 use crate::mesh::book::Book;
-use crate::mesh::command::{Command, JoinError};
+use crate::mesh::command::{Answerer, Command, JoinError};
 use crate::mesh::connections::Connections;
 use crate::mesh::epoch::Epochs;
 use crate::mesh::gate::Report;
@@ -33,6 +33,7 @@ use crate::mesh::settings::Settings;
 use crate::mesh::statement::Signer;
 use crate::mesh::view::MeshView;
 use crate::telemetry::EventBus;
+use crate::wire::v1;
 
 /// How long the greater id waits for the smaller one to dial.
 pub const YIELD: Duration = Duration::from_secs(2);
@@ -42,6 +43,9 @@ pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often the peer book is written, when it changed.
 pub(super) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Answers to others that take a while, at once.
+const MAX_LATE: usize = 4;
 
 /// Seeds that are kept.
 pub const MAX_SEEDS: usize = 64;
@@ -62,6 +66,11 @@ fn sync_rates() -> Rates {
     Rates::new(128, 32)
 }
 
+/// Dials that one node asks for: as many as a test of all its addresses needs.
+fn dial_back_rates() -> Rates {
+    Rates::new(16, 1)
+}
+
 /// A node that mDNS found and that is not connected yet.
 #[derive(Debug)]
 pub struct Found {
@@ -78,7 +87,23 @@ pub enum Asked {
     Body(BodyHash),
     /// To hear that this node leaves.
     Farewell,
+    /// Whether this node can be reached there.
+    Test(Multiaddr),
+    /// Something that somebody else waits for.
+    Question(Answerer),
 }
+
+/// A dial that a node asked for, to see whether it can be reached.
+#[derive(Debug)]
+pub struct DialBack {
+    pub(super) node: PeerId,
+    /// Where the answer goes.
+    pub(super) channel: ResponseChannel<v1::SyncResponse>,
+    pub(super) since: Instant,
+}
+
+/// An answer that took a while, and where it goes.
+pub type Late = (ResponseChannel<v1::SyncResponse>, v1::SyncResponse);
 
 /// A body that is being fetched, or was and nobody had it.
 #[derive(Debug)]
@@ -145,9 +170,26 @@ pub struct Driver {
     pub(super) refused: HashMap<PeerId, Instant>,
     pub(super) reachability: Reachability,
     pub(super) relaying: bool,
-    /// Listen addresses that are told to those who ask this node to relay.
-    pub(super) offered: HashSet<Multiaddr>,
     pub(super) reservations: HashMap<ListenerId, PeerId>,
+    /// Nodes that this one relays for: how many reservations and circuits each has.
+    pub(super) relayed_for: HashMap<PeerId, usize>,
+    /// Nodes that were asked to dial this one, and when.
+    pub(super) asked_to_dial: HashMap<PeerId, Instant>,
+    /// Nodes that are being dialled by their circuits, too.
+    pub(super) tried_circuits: HashSet<PeerId>,
+    /// Connected nodes that have told where they see this one.
+    pub(super) identified: HashSet<PeerId>,
+    /// Addresses in the last advert.
+    pub(super) told_addresses: Vec<Multiaddr>,
+    pub(super) places: Places,
+    pub(super) dial_backs: HashMap<ConnectionId, DialBack>,
+    pub(super) dial_back_rates: Rates,
+    /// Answers that take a while, on their way to those who asked.
+    pub(super) late: (mpsc::Sender<Late>, mpsc::Receiver<Late>),
+    /// Connections that were not admitted, the last ones.
+    pub(super) turned_away: VecDeque<(Report, Instant)>,
+    pub(super) started: Instant,
+    pub(super) next_test: Instant,
 
     pub(super) register: Register,
     pub(super) signer: Signer,
@@ -163,6 +205,8 @@ pub struct Driver {
     /// The goodbye has been said: nothing is advertised any more.
     pub(super) departed: bool,
     pub(super) clash_warned: Option<Instant>,
+    /// The last sign that this node's identity is used twice.
+    pub(super) clash: Option<(String, Instant)>,
 
     pub(super) shown_revision: u64,
     pub(super) view_changed: bool,
@@ -181,6 +225,7 @@ impl Driver {
         signer: Signer,
         mesh: MeshId,
         settings: Settings,
+        places: Places,
     ) -> Box<Self> {
         let now = Instant::now();
         let own = *swarm.local_peer_id();
@@ -208,8 +253,19 @@ impl Driver {
             refused: HashMap::new(),
             reachability: Reachability::new(settings.relay_server, &settings.external_addresses),
             relaying: false,
-            offered: HashSet::new(),
             reservations: HashMap::new(),
+            relayed_for: HashMap::new(),
+            asked_to_dial: HashMap::new(),
+            tried_circuits: HashSet::new(),
+            identified: HashSet::new(),
+            told_addresses: Vec::new(),
+            places,
+            dial_backs: HashMap::new(),
+            dial_back_rates: dial_back_rates(),
+            late: mpsc::channel(MAX_LATE),
+            turned_away: VecDeque::new(),
+            started: now,
+            next_test: now,
             register: Register::new(own),
             signer,
             announcer: Announcer::new(disk.epochs.last(), settings.advert_ttl, now),
@@ -223,6 +279,7 @@ impl Driver {
             farewells: 0,
             departed: false,
             clash_warned: None,
+            clash: None,
             shown_revision: 0,
             view_changed: true,
             next_housekeeping: now,
@@ -231,7 +288,7 @@ impl Driver {
             disk,
             settings,
         });
-        driver.check_relaying(now);
+        driver.check_reachability(now);
         driver
     }
 }

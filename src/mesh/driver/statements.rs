@@ -201,6 +201,7 @@ impl Driver {
 
     /// Warns that this node's identity is used twice, or was.
     pub(super) fn warn_of_clash(&mut self, why: &str, now: Instant) {
+        self.clash = Some((why.to_owned(), now));
         if self.clash_warned.is_some_and(|last| now.saturating_duration_since(last) < CLASH_WARNING) {
             return;
         }
@@ -232,7 +233,7 @@ impl Driver {
         self.ask(node, request, Asked::Round(1));
     }
 
-    fn ask(&mut self, node: PeerId, request: v1::SyncRequest, what: Asked) -> OutboundRequestId {
+    pub(super) fn ask(&mut self, node: PeerId, request: v1::SyncRequest, what: Asked) -> OutboundRequestId {
         let id = self.swarm.behaviour_mut().sync.send_request(&node, request);
         self.asked.insert(id, what);
         id
@@ -246,6 +247,15 @@ impl Driver {
                     tracing::debug!(node = %peer, "too many sync requests; dropping some");
                     return;
                 }
+                let request = match request.body {
+                    Some(v1::sync_request::Body::DialBack(asked)) => {
+                        return self.dial_back(peer, &asked, channel, now);
+                    }
+                    Some(v1::sync_request::Body::HearMulticast(asked)) => {
+                        return self.hear_multicast(peer, &asked, channel, now);
+                    }
+                    body => v1::SyncRequest { body },
+                };
                 let mesh = *self.mesh.as_bytes();
                 let Some(answer) = sync::answer(&mut self.register, &mesh, request, now, unix_ms()) else { return };
                 // An error says that the other side is gone.
@@ -262,7 +272,12 @@ impl Driver {
                 match self.asked.remove(&request_id) {
                     Some(Asked::Body(hash)) => self.fetch_elsewhere(hash, now),
                     Some(Asked::Farewell) => self.farewells = self.farewells.saturating_sub(1),
-                    Some(Asked::Round(_)) | None => {}
+                    Some(Asked::Question(answerer)) => {
+                        // The asker may have stopped waiting; here and below that is its own affair.
+                        let _ = answerer.send(Err(error.to_string()));
+                    }
+                    // Nothing was found out.
+                    Some(Asked::Round(_) | Asked::Test(_)) | None => {}
                 }
             }
             Event::InboundFailure { peer, error, .. } => tracing::debug!(node = %peer, %error, "sync request"),
@@ -292,6 +307,20 @@ impl Driver {
                 }
             },
             (Asked::Body(hash), _) => self.fetch_elsewhere(hash, now),
+            (Asked::Question(answerer), body) => {
+                let _ = answerer.send(Ok(v1::SyncResponse { body }));
+            }
+            (Asked::Test(address), Some(Body::DialledBack(answer))) => match answer.outcome() {
+                v1::dialled_back::Outcome::Refused => {
+                    tracing::debug!(node = %from, reason = %answer.reason, "it does not test reachability");
+                }
+                outcome => {
+                    let reached = outcome == v1::dialled_back::Outcome::Reached;
+                    tracing::debug!(node = %from, %address, reached, reason = %answer.reason, "reachability test");
+                    self.on_tested(&address, from, reached, now);
+                }
+            },
+            (Asked::Test(_), _) => tracing::debug!(node = %from, "it does not test reachability"),
             (Asked::Farewell, _) => self.farewells = self.farewells.saturating_sub(1),
             (Asked::Round(_), _) => tracing::debug!(node = %from, "a sync answer is not one"),
         }

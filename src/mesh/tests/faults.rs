@@ -98,7 +98,8 @@ async fn hostile(target: &Node) -> (Swarm<Behaviour>, Identity) {
     let (reports, _) = mpsc::channel(1);
     let runtime = tokio::runtime::Handle::current();
     let (mut swarm, ..) =
-        make_swarm(&settings, mesh, &identity, &runtime, reports, &Metrics::default()).expect("a swarm");
+        make_swarm(&settings, mesh, &identity, &runtime, reports, Default::default(), &Metrics::default())
+            .expect("a swarm");
     let address: Multiaddr =
         format!("/ip4/127.0.0.1/tcp/{}", target.mesh.port().expect("a port")).parse().expect("an address");
     let dial = libp2p::swarm::dial_opts::DialOpts::peer_id(target.id()).addresses(vec![address]).build();
