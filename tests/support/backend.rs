@@ -27,6 +27,13 @@ pub enum Mode {
         /// Pause before each.
         gap: Duration,
     },
+    /// Answers with as many tokens of so many bytes each, as fast as they are taken.
+    Bulk {
+        /// Tokens of the answer.
+        tokens: usize,
+        /// Size of each.
+        bytes: usize,
+    },
     /// Takes the request and never says anything.
     Hang,
     /// Streams some tokens, then says nothing more.
@@ -360,6 +367,10 @@ pub(super) async fn completions(
             running.finish();
             Json(whole(&shared.name, &model, tokens)).into_response()
         }
+        Mode::Bulk { tokens, bytes } => {
+            running.finish();
+            Json(message(&model, &"x".repeat(tokens * bytes), tokens)).into_response()
+        }
         Mode::SplitUtf8 => {
             running.finish();
             Json(message(&model, Backend::SPLIT_TEXT, 8)).into_response()
@@ -451,6 +462,13 @@ fn events(running: Running, name: String, model: String, mode: Mode, usage: bool
                 running.finish();
                 yield Ok(Bytes::from_static(b"data: {\"choices\":[\xff\xfe\n\n\x00\x01nonsense\n\n"));
                 return;
+            }
+            Mode::Bulk { tokens, bytes } => {
+                let token = event(&delta(&model, &json!({"content": "x".repeat(bytes)}), None));
+                for _ in 0..tokens {
+                    tokio::task::yield_now().await;
+                    yield Ok(token.clone());
+                }
             }
             Mode::SplitUtf8 => {
                 let bytes = event(&delta(&model, &json!({"content": Backend::SPLIT_TEXT}), None));
