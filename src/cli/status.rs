@@ -7,8 +7,11 @@ use serde_json::Value;
 use super::args::ClientArgs;
 use super::client::{Client, parse};
 use super::error::CliError;
-use super::output::{Output, counted, name, short_id};
-use super::shapes::{Health, Mesh, Seed};
+use super::output::{Output, counted, milliseconds, name, short_id};
+use super::shapes::{Health, Mesh, Node, Seed};
+
+/// Nodes that are shown; `atmosphere nodes` lists all.
+const SHOWN_NODES: usize = 8;
 
 pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<(), CliError> {
     let client = Client::new(args)?;
@@ -62,15 +65,42 @@ pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<()
         }
     }
     let seeds = if health.seeds.is_empty() { &mesh.seeds } else { &health.seeds };
-    let seeds: Vec<&Seed> = seeds.iter().filter(|seed| !seed.connected).collect();
     if !seeds.is_empty() {
-        output.line("\nseeds that do not answer")?;
+        output.line("\nseeds")?;
+        let width = seeds.iter().map(|seed| seed.seed.chars().count()).max().unwrap_or(0);
         for seed in seeds {
-            let cause = seed.error.as_deref().unwrap_or("not connected yet");
-            output.line(format!("  {}  {}", name(&seed.seed), output.bad(&name(cause))))?;
+            let state = match &seed.error {
+                _ if seed.connected => output.good("connected"),
+                Some(cause) => output.bad(&name(cause)),
+                None => "not connected yet".to_owned(),
+            };
+            output.line(format!("  {:width$}  {state}{}", name(&seed.seed), answers(seed, &mesh.nodes)))?;
+        }
+    }
+    let others: Vec<&Node> = mesh.nodes.iter().filter(|node| !node.is_self).collect();
+    if !others.is_empty() {
+        output.line("\nother nodes")?;
+        let others_shown = &others[..others.len().min(SHOWN_NODES)];
+        let path = |node: &Node| node.path.clone().unwrap_or_else(|| "not connected".to_owned());
+        let longest = |of: &dyn Fn(&Node) -> usize| others_shown.iter().map(|node| of(node)).max().unwrap_or(0);
+        let names = longest(&|node| node.name.chars().count());
+        let paths = longest(&|node| path(node).chars().count());
+        for node in others_shown {
+            let rtt = node.rtt_ms.map(|ms| format!("  {}", milliseconds(ms))).unwrap_or_default();
+            output.line(format!("  {:names$}  {:paths$}{rtt}", name(&node.name), name(&path(node))).trim_end())?;
+        }
+        if others.len() > SHOWN_NODES {
+            output.line(format!("  and {} more: `atmosphere nodes`", others.len() - SHOWN_NODES))?;
         }
     }
     Ok(())
+}
+
+/// The name of the node that answers at a seed.
+fn answers(seed: &Seed, nodes: &[Node]) -> String {
+    let node = seed.node.as_deref().filter(|_| seed.connected);
+    let found = node.and_then(|id| nodes.iter().find(|node| node.id == id)).filter(|node| !node.name.is_empty());
+    found.map(|node| format!("  {}", name(&node.name))).unwrap_or_default()
 }
 
 /// Enough of the mesh's id to see whether two nodes are in the same mesh.
