@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderName, HeaderValue};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Admission;
@@ -23,6 +24,8 @@ pub(super) struct App {
     pub(super) hosts: HostRule,
     pub(super) origins: Origins,
     pub(super) admission: Admission,
+    /// One examination of this node at a time.
+    pub(super) doctor: Semaphore,
     pub(super) metrics: Metrics,
     pub(super) measures: Measures,
     /// This node's name, as a header can carry it.
@@ -59,6 +62,7 @@ impl App {
             hosts,
             origins: Origins::new(&settings.allowed_origins),
             admission: Admission::new(settings.max_concurrency, settings.max_body, &measures),
+            doctor: Semaphore::new(1),
             measures,
             metrics,
             node_header,

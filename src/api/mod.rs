@@ -18,11 +18,13 @@
 //! | `facades` | the same by other protocols: Anthropic's messages, OpenAI's responses, and Ollama's API on a port of its own |
 //! | `envelope` | the shape of errors, which is each protocol's own |
 //! | `mesh`, `judgement` | nodes, topology, capabilities, decisions, joining |
+//! | `doctor` | what hinders this node, why, and what to do |
 //! | `meta` | probes, metrics, health, the contract, the landing page |
 
 mod answer;
 mod app;
 mod auth;
+mod doctor;
 mod envelope;
 mod error;
 mod facades;
@@ -43,6 +45,7 @@ mod socket;
 mod tests;
 
 pub use auth::Keys;
+pub use doctor::{Check, Finding, Verdict};
 pub use server::{ServeError, Serving, serve};
 pub use service::{JoinError, Phase, ProviderStatus, Service};
 pub use settings::Settings;

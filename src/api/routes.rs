@@ -10,7 +10,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::facades::{self, ollama};
 use super::face::Face;
-use super::{mesh, meta, openai};
+use super::{doctor, mesh, meta, openai};
 
 /// Label of requests to no route.
 const UNMATCHED: &str = "unmatched";
@@ -43,6 +43,7 @@ const ROUTES: &[Route] = &[
     at("GET", "/v1/mesh/capabilities", || get(mesh::capabilities)),
     at("GET", "/v1/mesh/decisions", || get(mesh::decisions)),
     at("GET", "/v1/mesh/decisions/{id}", || get(mesh::decision)),
+    at("GET", "/v1/mesh/doctor", || get(doctor::doctor)),
     at("POST", "/v1/mesh/route", || post(mesh::route)),
     at("POST", "/v1/mesh/join", || post(mesh::join)),
     at("GET", "/healthz", || get(meta::healthz)),

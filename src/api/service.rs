@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::capability::{Intent, PeerId};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
-use crate::mesh::MeshView;
+use crate::mesh::{Examination, MeshView};
 use crate::router::{Decision, Logged};
 
 /// The node behind the API.
@@ -37,6 +37,13 @@ pub trait Service: Send + Sync + 'static {
 
     /// Joins the mesh of the node at this address (`host:port` or a multiaddress). It ends within a time of its own.
     fn join(&self, peer: &str) -> BoxFuture<'static, Result<PeerId, JoinError>>;
+
+    /// Finds out what hinders this node, together with its neighbours or with one of them only. It ends within a time of
+    /// its own.
+    fn examine(&self, only: Option<PeerId>) -> BoxFuture<'static, Examination>;
+
+    /// The mesh's port, UDP and TCP.
+    fn gossip_port(&self) -> Option<u16>;
 
     /// How this node's providers fare.
     fn providers(&self) -> Vec<ProviderStatus>;

@@ -85,6 +85,19 @@ pub enum Command {
   git diff | atmosphere chat - --model best-code --system \"Review this change.\"
   atmosphere chat \"Say hi\" -v          who answered is said on stderr", asks))]
     Chat(ChatArgs),
+    /// Find out what hinders this node, why, and what to do about it.
+    #[command(after_help = "Examples:
+  atmosphere doctor
+  atmosphere doctor gpu                 whether this node and gpu reach each other
+  atmosphere doctor --json | jq '.findings[] | select(.verdict == \"problem\")'
+
+Exit codes:
+  0  healthy
+  1  there are problems, and it says which
+  2  wrong usage: a flag, a value or the configuration
+  3  no atmosphere node answers there, and nothing hinders one
+  4  no such node")]
+    Doctor(DoctorArgs),
     /// Let the running node join a mesh by the address of one of its nodes.
     #[command(after_help = below!("  atmosphere join 192.168.1.20:11450
   atmosphere join /dns4/gpu.example.net/tcp/11450", asks))]
@@ -222,6 +235,16 @@ pub struct ChatArgs {
     /// Say on stderr who answers.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Only together with this node, by name or id [default: all neighbours].
+    pub node: Option<String>,
     /// Which node, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -25,6 +25,9 @@ pub enum CliError {
     /// Nobody can do it now.
     #[error("{0}")]
     Unavailable(String),
+    /// It works, and there are problems. They have been shown.
+    #[error("there are problems")]
+    Unhealthy,
     /// The output could not be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -37,7 +40,7 @@ impl CliError {
         match self {
             // `atmosphere nodes | head -1` is no failure: the reader has what it wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Failed(_) | Self::Output(_) => 1,
+            Self::Failed(_) | Self::Output(_) | Self::Unhealthy => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::NotReachable(_) => 3,
             Self::NotFound(_) => 4,
@@ -45,9 +48,13 @@ impl CliError {
         }
     }
 
-    /// Whether a person shall see it: a closed pipe is nobody's business.
+    /// Whether there is nothing more to say: a closed pipe is nobody's business, and problems have been shown.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        match self {
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Unhealthy => true,
+            _ => false,
+        }
     }
 }

@@ -8,9 +8,11 @@ mod banner;
 mod capabilities;
 mod chat;
 mod client;
+mod doctor;
 mod error;
 mod join;
 mod nodes;
+mod offline;
 mod output;
 mod route;
 mod shapes;
@@ -23,7 +25,7 @@ use std::io::{self, Read, Write};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, JoinArgs, RouteArgs, StartArgs};
+pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, DoctorArgs, JoinArgs, RouteArgs, StartArgs};
 pub use banner::{Banner, FoundBackend};
 pub use error::CliError;
 pub use output::{Look, Output};
@@ -89,6 +91,7 @@ pub fn execute(command: Command, stdin: &mut dyn Read, output: &mut Output<'_>) 
             let prompt = prompt(&args.prompt, stdin)?;
             block_on(chat::run(&args, &prompt, output))
         }
+        Command::Doctor(args) => block_on(doctor::run(&args, output)),
         Command::Join(args) => block_on(join::run(&args, output)),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// `GET /v1/health`.
@@ -40,6 +40,8 @@ pub(super) struct Provider {
 #[serde(default)]
 pub(super) struct Seed {
     pub seed: String,
+    /// The node that answered there, by id.
+    pub node: Option<String>,
     pub connected: bool,
     pub error: Option<String>,
 }
@@ -76,6 +78,33 @@ pub(super) struct Node {
     /// Load class, 0 (idle) to 4 (full).
     pub load: Option<u64>,
     pub capabilities: u64,
+}
+
+/// `GET /v1/mesh/doctor`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Diagnosis {
+    pub healthy: bool,
+    pub node: NodeName,
+    pub findings: Vec<Finding>,
+}
+
+/// A node's name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeName {
+    pub name: String,
+}
+
+/// One thing that was found out.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Finding {
+    pub check: String,
+    /// `ok`, `note` or `problem`.
+    pub verdict: String,
+    pub what: String,
+    pub advice: Option<String>,
 }
 
 /// `GET /v1/capabilities`.

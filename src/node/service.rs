@@ -13,7 +13,7 @@ use crate::api::{JoinError, Phase, ProviderStatus, Service};
 use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Target};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
-use crate::mesh::{self, MeshView};
+use crate::mesh::{self, Examination, MeshView};
 use crate::provider::Registry;
 use crate::router::{Decision, Logged};
 
@@ -62,6 +62,15 @@ impl Service for NodeService {
             })
         }
         .boxed()
+    }
+
+    fn examine(&self, only: Option<PeerId>) -> BoxFuture<'static, Examination> {
+        let mesh = self.0.mesh.clone();
+        async move { mesh::examine(&mesh, only).await }.boxed()
+    }
+
+    fn gossip_port(&self) -> Option<u16> {
+        self.0.mesh.port()
     }
 
     fn providers(&self) -> Vec<ProviderStatus> {

@@ -17,7 +17,7 @@ use crate::api::{JoinError, Phase, ProviderStatus, Service, Serving, Settings, s
 use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, Operation, OperationSet, PeerId};
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
-use crate::mesh::{LinkTransport, MeshView, PathClass, PeerView};
+use crate::mesh::{Examination, LinkTransport, MeshView, Neighbour, PathClass, PeerView};
 use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Step};
 use crate::telemetry::Metrics;
 
@@ -160,6 +160,23 @@ impl Service for ScriptedNode {
             _ => Err(JoinError::BadAddress("no address".to_owned())),
         };
         futures::future::ready(joined).boxed()
+    }
+
+    fn examine(&self, only: Option<PeerId>) -> BoxFuture<'static, Examination> {
+        let near = self.view.peers.iter().filter(move |(node, _)| only.is_none_or(|only| only == **node));
+        let neighbour = |(node, view): (&PeerId, &PeerView)| Neighbour {
+            node: *node,
+            view: view.clone(),
+            clock_ahead_ms: Ok(2),
+            reach: None,
+            multicast: None,
+        };
+        let neighbours = near.map(neighbour).collect();
+        futures::future::ready(Examination { neighbours, ..Examination::default() }).boxed()
+    }
+
+    fn gossip_port(&self) -> Option<u16> {
+        Some(11450)
     }
 
     fn providers(&self) -> Vec<ProviderStatus> {
