@@ -3,6 +3,7 @@
 //! Ignored unless asked for, as it needs root: `scripts/test netns`.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +19,9 @@ fn ip(arguments: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
+/// Names of links are the test's own, so that both tests can run at once.
+static LINKS: AtomicUsize = AtomicUsize::new(0);
+
 /// A switch with two hosts, each in a namespace. Nothing of it touches the machine's own network.
 struct Link {
     prefix: String,
@@ -25,7 +29,8 @@ struct Link {
 
 impl Link {
     fn new() -> Self {
-        let link = Self { prefix: format!("atmo-{}", std::process::id()) };
+        let number = LINKS.fetch_add(1, Ordering::Relaxed);
+        let link = Self { prefix: format!("atmo-{}-{number}", std::process::id()) };
         let run = |arguments: String| assert!(ip(&arguments), "ip {arguments}");
         let p = &link.prefix;
         for name in ["switch", "a", "b"] {
@@ -42,6 +47,16 @@ impl Link {
             run(format!("-n {p}-switch link set port-{name} up"));
         }
         link
+    }
+
+    /// A rule of a host's firewall: what it drops of what comes in.
+    fn drops(&self, host: &str, what: &str) {
+        let rules = format!(
+            "add table inet t; add chain inet t in {{ type filter hook input priority 0; }}; add rule inet t in {what} drop"
+        );
+        let status =
+            Command::new("ip").args(["netns", "exec", &format!("{}-{host}", self.prefix), "nft", &rules]).status();
+        assert!(status.is_ok_and(|status| status.success()), "nft {rules}");
     }
 
     /// A command within one of the hosts.
@@ -100,6 +115,17 @@ impl<'l> Node<'l> {
         Some(nodes.iter().filter_map(|node| node["name"].as_str().map(str::to_owned)).collect())
     }
 
+    /// What `atmosphere doctor` finds there: exit code, findings, neighbours.
+    fn doctor(&self) -> (Option<i32>, Value) {
+        let mut command = self.link.within(self.host);
+        command
+            .args(["doctor", "--json"])
+            .env("HOME", self.home.path())
+            .env("ATMOSPHERE_URL", "http://127.0.0.1:11451");
+        let output = command.output().expect("the program can be started");
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
@@ -113,7 +139,7 @@ impl Drop for Node<'_> {
 }
 
 #[track_caller]
-fn eventually(what: &str, limit: Duration, nodes: &[&Node<'_>], condition: impl Fn() -> bool) {
+fn eventually(what: &str, limit: Duration, nodes: &[&Node<'_>], mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !condition() {
         if Instant::now() >= end {
@@ -136,4 +162,44 @@ fn two_nodes_on_one_link_find_each_other_without_a_seed() {
         both.iter().all(|node| node.sees().is_some_and(|names| names.len() == 2))
     });
     println!("found within {:.2} s of both being ready", ready.elapsed().as_secs_f64());
+}
+
+/// What the doctor finds wrong, as `check: what`.
+fn problems(answer: &Value) -> Vec<String> {
+    let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+    let wrong = findings.iter().filter(|one| one["verdict"] == "problem");
+    wrong
+        .map(|one| format!("{}: {}", one["check"].as_str().unwrap_or(""), one["what"].as_str().unwrap_or("")))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: scripts/test netns"]
+fn the_doctor_names_a_closed_port_and_multicast_that_does_not_pass() {
+    let link = Link::new();
+    let (a, b) = (Node::start(&link, "a"), Node::start(&link, "b"));
+    let both = [&a, &b];
+    eventually("each sees the other", PATIENCE, &both, || {
+        both.iter().all(|node| node.sees().is_some_and(|names| names.len() == 2))
+    });
+    let mut last = Value::Null;
+    eventually("all is found well", PATIENCE, &both, || {
+        let (code, answer) = b.doctor();
+        let tried =
+            answer["neighbours"][0]["multicast"]["there"] == true && answer["neighbours"][0]["udp"] == "reached";
+        let well = code == Some(0) && tried;
+        println!("{:?} {}", code, answer["neighbours"]);
+        well
+    });
+    link.drops("b", "tcp dport 11450 ct state new");
+    link.drops("a", "udp dport 5353");
+    eventually("what is wrong is named", PATIENCE, &both, || {
+        let (code, answer) = b.doctor();
+        last = answer;
+        let found = problems(&last);
+        code == Some(1)
+            && found.iter().any(|one| one.starts_with("ports: a cannot reach TCP port 11450 of this machine"))
+            && found.iter().any(|one| one == "multicast: it does not pass from this node to a")
+    });
+    assert!(problems(&last).iter().all(|one| !one.contains("UDP port")), "UDP is open: {last}");
 }

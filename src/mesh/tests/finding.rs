@@ -241,3 +241,37 @@ async fn two_nodes_find_each_other_by_mdns() {
     b.until_connected(a.id()).await;
     assert!(started.elapsed() < Duration::from_secs(5), "they found each other after {:?}", started.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_that_is_a_name_is_as_near_as_what_the_name_stands_for() {
+    let a = run(on_loopback("a"));
+    let seed = format!("localhost:{}", a.mesh.port().expect("a port"));
+    let b = run(with_seed(on_loopback("b"), &seed.parse().expect("a seed")));
+    let peer = b.until_view("the connection", |view| view.peers.get(&a.id()).cloned()).await;
+    assert_eq!(peer.path, PathClass::Local, "{}", peer.address);
+    assert!(peer.address.starts_with("/ip4/127.0.0.1/"), "{}", peer.address);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_neighbour_dials_back_and_tells_its_clock() {
+    let a = run(on_loopback("a"));
+    let b = run(with_seed(on_loopback("b"), &a.seed()));
+    b.until_connected(a.id()).await;
+    let found = async {
+        loop {
+            let examination = crate::mesh::examine(&b.mesh, Some(a.id())).await;
+            // Where the neighbour sees this node is told a moment after they met.
+            if let Some(reach) = examination.neighbours.first().and_then(|one| one.reach.clone()) {
+                return (examination, reach);
+            }
+        }
+    };
+    let (examination, reach) = tokio::time::timeout(LIMIT, found).await.expect("in time");
+    assert_eq!(
+        reach,
+        [(LinkTransport::Quic, crate::mesh::Reach::Reached), (LinkTransport::Tcp, crate::mesh::Reach::Reached)]
+    );
+    let ahead = examination.neighbours[0].clock_ahead_ms.clone().expect("it told its clock");
+    assert!(ahead.abs() < 5000, "both have one clock: {ahead}");
+    assert!(examination.situation.addresses.iter().any(|one| one.told && one.address.contains("127.0.0.1")));
+}
