@@ -19,8 +19,8 @@ pub const TARGET: usize = 16;
 /// How long a connection may live beside a better one, so that what is being opened on it can come to an end.
 const DUPLICATE_GRACE: Duration = Duration::from_secs(10);
 
-/// The same for one that was made to see whether a node can be reached: it has done what it was for.
-const TEST_GRACE: Duration = Duration::from_secs(1);
+/// The same for one that was made to see whether a node can be reached: after some round trips it has done what it was for.
+const TEST_GRACE: Duration = Duration::from_secs(3);
 
 /// First wait before a node that could not be reached is dialled again.
 const REDIAL_MIN: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ impl Connections {
     /// Nodes to be dialled anew, because they have been reached through a relay for long enough since that was last tried. Only
     /// the side that dialled does so. A new circuit is made with what both know of their outer addresses by now, and each punches
     /// with these; an address that is open by now is dialled as well.
-    pub fn to_dial_anew(&mut self, now: Instant) -> Vec<PeerId> {
+    pub fn detours_due(&mut self, now: Instant) -> Vec<PeerId> {
         let detours = &mut self.detours;
         let mut due = Vec::new();
         let mut still = HashSet::new();
@@ -410,18 +410,18 @@ mod tests {
         connections.opened(other, link(1, PathClass::Relayed, LinkTransport::Relay, true, start));
         let mut tries = Vec::new();
         for second in 0..4000 {
-            if !connections.to_dial_anew(start + Duration::from_secs(second)).is_empty() {
+            if !connections.detours_due(start + Duration::from_secs(second)).is_empty() {
                 tries.push(second);
             }
         }
         assert_eq!(tries, [30, 90, 210, 450, 930, 1830, 2730, 3630]);
         connections.opened(other, link(2, PathClass::Wan, LinkTransport::Quic, true, start));
-        assert!(connections.to_dial_anew(start + Duration::from_secs(9000)).is_empty(), "there is a direct one");
+        assert!(connections.detours_due(start + Duration::from_secs(9000)).is_empty(), "there is a direct one");
         connections.closed(&other, ConnectionId::new_unchecked(2));
-        assert!(connections.to_dial_anew(start + Duration::from_secs(9000)).is_empty(), "it begins anew");
+        assert!(connections.detours_due(start + Duration::from_secs(9000)).is_empty(), "it begins anew");
 
         let mut other_side = Connections::new(other);
         other_side.opened(own, link(1, PathClass::Relayed, LinkTransport::Relay, false, start));
-        assert!(other_side.to_dial_anew(start + Duration::from_secs(9000)).is_empty());
+        assert!(other_side.detours_due(start + Duration::from_secs(9000)).is_empty());
     }
 }

@@ -191,13 +191,12 @@ pub fn start(
     runtime.spawn(Box::pin(call::serve(streams, calls, call::ServerLimits::default())));
     let driver = driver::Driver::new(
         swarm,
-        driver::Inlets { commands: asked, reports: gate_reports },
+        driver::Inlets { commands: asked, reports: gate_reports, places },
         driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
         driver::Disk { book, epochs },
         signer,
         mesh,
         settings,
-        places,
     );
     drop(within);
     match own_runtime {

@@ -6,8 +6,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 /// What is logged unless told otherwise: our own news, and of chatty dependencies only what needs somebody.
-pub const DEFAULT_FILTER: &str =
-    "info,libp2p_swarm=warn,libp2p_gossipsub=warn,libp2p_kad=error,libp2p_mdns=warn,hickory_resolver=warn,quinn=warn";
+pub const DEFAULT_FILTER: &str = "info,libp2p_swarm=warn,libp2p_gossipsub=warn,libp2p_kad=error,libp2p_autonat=error,libp2p_mdns=warn,hickory_resolver=warn,quinn=warn";
 
 /// For whom logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

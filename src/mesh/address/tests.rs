@@ -127,3 +127,38 @@ fn addresses_of_made_up_shapes_are_not_dialled() {
         assert!(!is_plain(&address(odd)) && !is_dialable_for_others(&address(odd)), "{odd}");
     }
 }
+
+#[test]
+fn networks_are_ranked_by_what_they_are_and_relays_always_find_room() {
+    const RELAY: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let virtual_ones = (0..40).map(|number| (format!("172.20.{number}.1"), format!("br-{number}")));
+    let real = [
+        ("192.168.1.5", "eth0"),
+        ("8.8.8.8", "eth1"),
+        // A Tailscale interface of macOS, and one of WireGuard with an address of the owner's choice.
+        ("100.100.1.1", "utun3"),
+        ("fd7a:115c:a1e0::5", "utun3"),
+        ("10.9.0.2", "wg0"),
+        ("169.254.3.3", "eth2"),
+    ];
+    let all: Vec<(String, String)> =
+        real.into_iter().map(|(ip, name)| (ip.to_owned(), name.to_owned())).chain(virtual_ones).collect();
+    let interfaces = Interfaces(all.iter().map(|(ip, name)| (ip.parse().expect("an ip"), name.clone())).collect());
+    let base = |ip: &str| if ip.contains(':') { format!("/ip6/{ip}") } else { format!("/ip4/{ip}") };
+    let own = all.iter().rev().map(|(ip, _)| address(&format!("{}/udp/1/quic-v1", base(ip))));
+    let circuit = format!("/ip4/9.9.9.9/udp/1/quic-v1/p2p/{RELAY}/p2p-circuit");
+    let told = rank_own(own.chain([address(&circuit)]), &interfaces);
+    assert_eq!(told.len(), limits::ADDRESSES);
+    let first: Vec<_> = told.iter().take(7).map(ToString::to_string).collect();
+    let expected = [
+        "/ip4/192.168.1.5/udp/1/quic-v1",
+        "/ip4/8.8.8.8/udp/1/quic-v1",
+        "/ip4/10.9.0.2/udp/1/quic-v1",
+        "/ip4/100.100.1.1/udp/1/quic-v1",
+        "/ip6/fd7a:115c:a1e0::5/udp/1/quic-v1",
+        "/ip4/169.254.3.3/udp/1/quic-v1",
+        circuit.as_str(),
+    ];
+    assert_eq!(first, expected);
+    assert!(told[7..].iter().all(|one| one.to_string().starts_with("/ip4/172.20.")), "containers come last: {told:?}");
+}

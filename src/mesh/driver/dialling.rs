@@ -206,7 +206,7 @@ impl Driver {
     /// Tries to get a direct connection to nodes that are reached through a relay.
     pub(super) fn dial_anew(&mut self, now: Instant) {
         let adverts = self.register.adverts();
-        for node in self.connections.to_dial_anew(now) {
+        for node in self.connections.detours_due(now) {
             tracing::debug!(%node, "trying for a direct connection");
             let addresses = adverts.get(&node).map(|advert| of_advert(advert)).unwrap_or_default();
             self.dial_node(node, addresses, PeerCondition::NotDialing, now);

@@ -18,7 +18,7 @@ impl Driver {
     pub(super) fn on_established(&mut self, node: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
         let address = endpoint.get_remote_address();
         // A name says nothing about how near it is; what it stood for does.
-        let resolved = endpoint.is_dialer().then(|| self.places.of(&node)).flatten();
+        let resolved = endpoint.is_dialer().then(|| self.inlets.places.of(&node)).flatten();
         let resolved = resolved.filter(|_| ip_of(address).is_none() && !is_memory(address) && !endpoint.is_relayed());
         let address = resolved.as_ref().unwrap_or(address);
         let path = if endpoint.is_relayed() { PathClass::Relayed } else { path_class(address, &self.own_ips) };

@@ -135,6 +135,8 @@ pub struct Inlets {
     pub commands: mpsc::Receiver<Command>,
     /// From the gate.
     pub reports: mpsc::Receiver<Report>,
+    /// From the transport: where nodes are that were dialled by a name.
+    pub places: Places,
 }
 
 /// What the driver keeps on disk.
@@ -181,7 +183,6 @@ pub struct Driver {
     pub(super) identified: HashSet<PeerId>,
     /// Addresses in the last advert.
     pub(super) told_addresses: Vec<Multiaddr>,
-    pub(super) places: Places,
     pub(super) dial_backs: HashMap<ConnectionId, DialBack>,
     pub(super) dial_back_rates: Rates,
     /// Answers that take a while, on their way to those who asked.
@@ -225,7 +226,6 @@ impl Driver {
         signer: Signer,
         mesh: MeshId,
         settings: Settings,
-        places: Places,
     ) -> Box<Self> {
         let now = Instant::now();
         let own = *swarm.local_peer_id();
@@ -259,7 +259,6 @@ impl Driver {
             tried_circuits: HashSet::new(),
             identified: HashSet::new(),
             told_addresses: Vec::new(),
-            places,
             dial_backs: HashMap::new(),
             dial_back_rates: dial_back_rates(),
             late: mpsc::channel(MAX_LATE),
