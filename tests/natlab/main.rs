@@ -83,7 +83,7 @@ fn first_byte(backend: &Backend, b: &Node<'_>) -> Duration {
     times[times.len() / 2]
 }
 
-fn start<'l>(lab: &'l Lab) -> (Node<'l>, Backend, Node<'l>, Node<'l>) {
+fn start(lab: &Lab) -> (Node<'_>, Backend, Node<'_>, Node<'_>) {
     let public = Node::start(lab, "public", &[]);
     let backend = lab.within("a", || Backend::start("far", &[MODEL]));
     let a = Node::start(lab, "a", &["--seed-peer", SEED, "--backend", &backend.url()]);
