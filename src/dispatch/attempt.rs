@@ -1,11 +1,14 @@
 //! One attempt: from opening a call to its first piece of content, or to the reason why there was none.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use memchr::memmem::Finder;
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::failures;
 use crate::capability::{Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Usage};
 use crate::provider::UNANSWERED_CODE;
@@ -66,6 +69,9 @@ const BUSY: Duration = Duration::from_secs(1);
 /// As far as another machine's clock may be ahead at the end of a long call.
 const OTHER_CLOCK: Duration = Duration::from_millis(50);
 
+/// What an event with content looks like; made once, for that takes longer than to use it.
+static EVENT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"data: {"));
+
 /// When what happened in a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
@@ -114,7 +120,7 @@ impl Course {
     /// A piece of content came.
     pub(super) fn chunk(&mut self, data: &[u8], now: Instant) {
         self.first_chunk.get_or_insert(now);
-        self.events += memchr::memmem::find_iter(data, b"data: {").count() as u64;
+        self.events += EVENT.find_iter(data).count() as u64;
     }
 
     /// The answer is complete.
@@ -153,7 +159,8 @@ pub(super) async fn begin(
         let message = format!("it did not answer within {:.1} s", limits.open.as_secs_f64());
         failed(Failure::new(ErrorClass::Unavailable, message), Blame::Node, None)
     };
-    let mut source = match timeout_at(opened, open).await {
+    let mut alarm = Alarm::default();
+    let mut source = match alarm.until(opened, open).await {
         Ok(Ok(source)) => source,
         Ok(Err(failure)) => {
             let blame = match blame(&failure, limits.deadline) {
@@ -164,7 +171,7 @@ pub(super) async fn begin(
         }
         Err(_) => return Err(no_answer(&course)),
     };
-    match timeout_at(opened, source.next()).await {
+    match alarm.until(opened, source.next()).await {
         Ok(Some(Frame::Accepted(load))) => course.load = Some(load),
         Ok(Some(Frame::Rejected(rejection))) => {
             let load = rejection.load;
@@ -184,7 +191,7 @@ pub(super) async fn begin(
         Err(_) => return Err(no_answer(&course)),
     }
     course.working_since = Instant::now();
-    first_content(source, course, start, limits).await
+    first_content(source, course, start, limits, alarm).await
 }
 
 async fn first_content(
@@ -192,13 +199,14 @@ async fn first_content(
     mut course: Course,
     start: Instant,
     limits: Limits,
+    mut alarm: Alarm,
 ) -> Result<Begun, Box<Failed>> {
     let mut data = Vec::new();
     let mut content_type = None;
     loop {
         let patience = limits.patience.map_or(limits.deadline, |patience| course.working_since + patience);
         let silent = Instant::now() + limits.silence;
-        let next = timeout_at(silent.min(patience).min(limits.deadline), source.next()).await;
+        let next = alarm.until(silent.min(patience).min(limits.deadline), source.next()).await;
         let now = Instant::now();
         match next {
             Ok(Some(Frame::Progress(progress))) => course.progress(progress, now),

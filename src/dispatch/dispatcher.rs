@@ -11,8 +11,9 @@ use std::time::Duration;
 use async_stream::stream;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::attempt::{self, Begun, Blame, Course, Limits};
 use super::local::LONGEST;
 use super::record::{self, Record};
@@ -213,9 +214,11 @@ fn body(
         for piece in data {
             yield Ok(piece);
         }
+        let mut alarm = Alarm::default();
+        let mut now = Instant::now();
         let (failure, blame) = loop {
-            let next = timeout_at(deadline.min(Instant::now() + silence), rest.next()).await;
-            let now = Instant::now();
+            let next = alarm.until(deadline.min(now + silence), rest.next()).await;
+            now = Instant::now();
             match next {
                 Ok(Some(Frame::Chunk(chunk))) => {
                     course.chunk(&chunk.data, now);

@@ -15,7 +15,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use super::alarm::Alarm;
 use super::gate::{Entry, Gate};
+use super::pulse::Pulse;
 use crate::capability::{
     Call, CapabilityId, ErrorClass, Failure, Frame, FrameStream, Load, PeerId, Phase, Progress, Rejection,
 };
@@ -63,6 +65,7 @@ pub struct Local {
     settings: LocalSettings,
     gates: Mutex<HashMap<String, Arc<Gate>>>,
     closed: AtomicBool,
+    pulse: Arc<Pulse>,
 }
 
 impl std::fmt::Debug for Local {
@@ -75,7 +78,7 @@ impl Local {
     /// Runs calls on these providers.
     #[must_use]
     pub fn new(providers: Arc<dyn Providers>, settings: LocalSettings) -> Self {
-        Self { providers, settings, gates: Mutex::default(), closed: AtomicBool::new(false) }
+        Self { providers, settings, gates: Mutex::default(), closed: AtomicBool::new(false), pulse: Arc::default() }
     }
 
     /// Runs a call: of this node's own when `from` is `None`, or of another node.
@@ -84,6 +87,7 @@ impl Local {
     #[must_use]
     pub fn run(&self, call: Call, from: Option<PeerId>) -> FrameStream {
         let received = Instant::now();
+        self.pulse.beat();
         match self.admit(&call, from) {
             Ok(admitted) => Box::pin(frames(call, received, admitted)),
             Err(rejection) => Box::pin(futures::stream::iter([Frame::Rejected(rejection)])),
@@ -211,10 +215,11 @@ fn frames(call: Call, received: Instant, admitted: Admitted) -> impl futures::St
         let mut phase = Phase::Prefill;
         let mut sent = false;
         let mut silent_since = Instant::now();
+        let mut alarm = Alarm::default();
         loop {
             let wake = deadline.min(silent_since + HEARTBEAT);
             // Biased towards the provider, so that an answer that is there is never called late.
-            let next = timeout_at(wake, AssertUnwindSafe(source.next()).catch_unwind()).await;
+            let next = alarm.until(wake, AssertUnwindSafe(source.next()).catch_unwind()).await;
             let now = Instant::now();
             let frame = match next {
                 Ok(Ok(Some(frame))) => frame,
@@ -270,7 +275,7 @@ fn frames(call: Call, received: Instant, admitted: Admitted) -> impl futures::St
                     return;
                 }
             }
-            silent_since = Instant::now();
+            silent_since = now;
         }
     }
 }

@@ -4,11 +4,13 @@
 //! [`Local`] is the callee's side: admission, queue, heartbeats and deadlines around this node's providers.
 //! Between the two lies the mesh ([`Remote`]), or nothing when the candidate is this node.
 
+mod alarm;
 mod attempt;
 mod dispatcher;
 mod failures;
 mod gate;
 mod local;
+mod pulse;
 mod record;
 mod reply;
 #[cfg(test)]

@@ -34,6 +34,8 @@ const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-ty
 
 /// Bytes of an answer that is not streamed. Far above any text; embeddings of a few thousand inputs fit.
 const MAX_WHOLE: usize = 128 * 1024 * 1024;
+/// Headers that an answer has in the end: room for all at once.
+const HEADERS: usize = 12;
 /// Bytes of the reason in its header.
 const MAX_REASON: usize = 200;
 /// Dispatch keeps the deadline; this much later the API ends the request itself.
@@ -118,6 +120,7 @@ fn stream(app: &App, source: Source, tally: Tally, deadline: Instant) -> Respons
     let events = Events::new(source, tally, app.settings.keepalive, deadline, app.closing.clone());
     let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -156,6 +159,7 @@ async fn whole(
     tally.ended(Ending::Complete);
     let mut response = Response::new(Body::from(gathered.finish()));
     let content_type = HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("application/json"));
+    response.headers_mut().reserve(HEADERS);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
