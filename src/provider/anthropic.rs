@@ -97,7 +97,7 @@ impl Anthropic {
         let limits = self.limits.load().get(&model).copied().unwrap_or_default();
         Ok(Exchange {
             backend: self.offer.backend.clone(),
-            path: vec!["messages".to_owned()],
+            path: vec!["messages".into()],
             model,
             headers: vec![VERSION],
             done_is_reliable: true,

@@ -3,13 +3,15 @@
 //! Bytes go through as they are. Dropping the stream drops the request or the response body, which closes the
 //! backend's connection at once, streamed or not.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Response};
 
-use super::http::{self, Backend, has_type, read_body};
+use super::answer::{Answer, has_type, read_body};
+use super::http::Backend;
 use super::protocol::Protocol;
 use super::relay::{Completion, Relay};
 use super::{failure, inspect};
@@ -25,13 +27,15 @@ const DRAIN: Duration = Duration::from_secs(1);
 const FORWARDED: [&str; 7] =
     ["traceparent", "tracestate", "baggage", "x-request-id", "idempotency-key", "openai-beta", "anthropic-beta"];
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// How a call is put to a backend.
 #[derive(Debug, Clone)]
 pub(crate) struct Exchange {
     /// Whom to ask.
     pub(crate) backend: Backend,
     /// The path below `/v1`.
-    pub(crate) path: Vec<String>,
+    pub(crate) path: Vec<Cow<'static, str>>,
     /// The backend's own name of the model.
     pub(crate) model: String,
     /// Headers that this backend wants.
@@ -45,7 +49,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// For one of OpenAI's operations at its usual path. `None` when it has none.
     pub(crate) fn openai(backend: &Backend, operation: Operation, model: &str) -> Option<Self> {
-        let path: &[&str] = match operation {
+        let path: &[&'static str] = match operation {
             Operation::Chat => &["chat", "completions"],
             Operation::Complete => &["completions"],
             Operation::Embed => &["embeddings"],
@@ -56,7 +60,7 @@ impl Exchange {
         };
         Some(Self {
             backend: backend.clone(),
-            path: path.iter().map(|&segment| segment.to_owned()).collect(),
+            path: path.iter().map(|&segment| Cow::Borrowed(segment)).collect(),
             model: model.to_owned(),
             headers: Vec::new(),
             done_is_reliable: true,
@@ -79,9 +83,11 @@ impl Exchange {
                     return;
                 }
             };
+            let path: Vec<&str> = self.path.iter().map(|segment| &**segment).collect();
+            let headers = self.headers(&call);
             let answer = tokio::select! {
                 biased;
-                answer = self.backend.send(self.request(&call, body)) => answer,
+                answer = self.backend.post(&path, &headers, &body) => answer,
                 () = &mut over => Err(late()),
             };
             let mut response = match answer {
@@ -91,7 +97,7 @@ impl Exchange {
                     return;
                 }
             };
-            let content_type = http::content_type(&response);
+            let content_type = response.content_type().unwrap_or_default().to_owned();
             let is_text = matches!(call.operation, Operation::Chat | Operation::Complete);
 
             if has_type(&content_type, "text/event-stream") {
@@ -113,7 +119,7 @@ impl Exchange {
                                 let left = relay.arrived(reader.finish());
                                 if left.end.is_some() { left } else { relay.ended(None) }
                             }
-                            Err(cause) => relay.ended(Some(&http::text_of(&cause.without_url()))),
+                            Err(cause) => relay.ended(Some(&cause)),
                         },
                         () = &mut over => {
                             yield Frame::Error(late());
@@ -208,7 +214,6 @@ impl Exchange {
                         return;
                     }
                     Err(cause) => {
-                        let cause = http::text_of(&cause.without_url());
                         yield Frame::Error(Failure::new(
                             ErrorClass::Interrupted,
                             format!("the answer of {} broke off: {cause}", self.backend.label()),
@@ -220,20 +225,22 @@ impl Exchange {
         })
     }
 
-    fn request(&self, call: &Call, body: Bytes) -> reqwest::RequestBuilder {
-        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
-        let mut request = self.backend.api(Method::POST, &path).headers(forwarded(call)).body(body);
-        request = request.header(
-            CONTENT_TYPE,
-            if call.content_type.is_empty() { "application/json" } else { call.content_type.as_str() },
-        );
+    /// The request's headers, but for those that every request to this backend has.
+    fn headers(&self, call: &Call) -> HeaderMap {
+        let mut headers = forwarded(call);
+        let content_type = match call.content_type.as_str() {
+            "" | "application/json" => Some(HeaderValue::from_static("application/json")),
+            // One that cannot be a header was not understood either when the model was put in.
+            other => HeaderValue::from_str(other).ok(),
+        };
+        headers.extend(content_type.map(|value| (CONTENT_TYPE, value)));
         if call.stream {
-            request = request.header(ACCEPT, "text/event-stream");
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         }
         for (name, value) in &self.headers {
-            request = request.header(*name, *value);
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        request
+        headers
     }
 
     /// What an answer in one piece took, unless it is none.
@@ -255,31 +262,36 @@ impl Exchange {
 
 /// The caller's headers that a backend may see.
 fn forwarded(call: &Call) -> HeaderMap {
-    let mut headers: HeaderMap = call
-        .headers
-        .iter()
-        .filter_map(|(name, value)| {
-            let name = name.to_ascii_lowercase();
-            let known = FORWARDED.contains(&name.as_str());
-            Some((HeaderName::try_from(name).ok().filter(|_| known)?, HeaderValue::from_str(value).ok()?))
-        })
-        .collect();
-    if !headers.contains_key("x-request-id")
+    let mut headers = HeaderMap::with_capacity(8);
+    for (name, value) in &call.headers {
+        let known = FORWARDED.iter().find(|known| known.eq_ignore_ascii_case(name));
+        if let (Some(name), Ok(value)) = (known, HeaderValue::from_str(value)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    if !headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(&call.id)
         && !call.id.is_empty()
     {
-        headers.insert("x-request-id", id);
+        headers.insert(X_REQUEST_ID, id);
     }
     headers
 }
 
-/// Reads what is left of a body, in the background and within limits: a connection whose answer was read to
-/// its end is used again.
-fn drain(mut response: Response) {
+/// Reads what is left of a body within limits: a connection whose answer was read to its end is used again. Usually it
+/// is there already; else it is waited for in the background.
+fn drain(mut answer: Answer) {
+    loop {
+        match answer.chunk().now_or_never() {
+            Some(Ok(Some(_))) => {}
+            Some(Ok(None) | Err(_)) => return,
+            None => break,
+        }
+    }
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {
             // Whatever comes after [DONE] is nobody's; one that does not end is cut off by the drop.
-            let _ = tokio::time::timeout(DRAIN, async { while let Ok(Some(_)) = response.chunk().await {} }).await;
+            let _ = tokio::time::timeout(DRAIN, async { while let Ok(Some(_)) = answer.chunk().await {} }).await;
         });
     }
 }

@@ -7,11 +7,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER};
-use reqwest::{Client, Method, RequestBuilder, Response, redirect};
+use http_body_util::Full;
+use hyper::{Request, Uri};
+use reqwest::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, SERVER};
+use reqwest::{Client, Method, RequestBuilder, redirect};
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::answer::{Answer, BodyError, has_type, read_body, text_of};
+use super::connection::{Connections, SendError};
 use super::failure;
 use super::secret::Secret;
 use super::settings::is_own_network;
@@ -58,14 +62,39 @@ pub(crate) struct Backend {
     client: Client,
     /// Keeps no connection: for the second try of a request whose kept connection had ended. Made when it is needed.
     unpooled: Arc<OnceLock<Client>>,
+    /// For calls, where nothing more than plain HTTP is needed: no encryption, no proxy.
+    plain: Option<Plain>,
     /// Without `/v1`, without slash at its end.
-    root: Url,
+    root: Arc<Url>,
     /// With `/v1`, without slash at its end.
-    api: Url,
-    label: String,
+    api: Arc<Url>,
+    label: Arc<str>,
     key: Option<HeaderValue>,
     /// The header that the key is sent in.
     key_header: HeaderName,
+}
+
+/// Calls over plain HTTP.
+#[derive(Debug, Clone)]
+struct Plain {
+    connections: Connections,
+    host: HeaderValue,
+}
+
+impl Plain {
+    /// `None` when this URL asks for more.
+    fn new(url: &Url) -> Option<Self> {
+        if url.scheme() != "http" || !is_own_network(url) || !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        let host = match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str()?),
+            None => url.host_str()?.to_owned(),
+        };
+        let origin = Uri::builder().scheme("http").authority(host.as_str()).path_and_query("/").build().ok()?;
+        let connections = Connections::new(origin, CONNECT_TIMEOUT, POOL_IDLE, POOL_CONNECTIONS);
+        Some(Self { connections, host: HeaderValue::from_str(&host).ok()? })
+    }
 }
 
 impl Backend {
@@ -91,9 +120,10 @@ impl Backend {
         Ok(Self {
             client,
             unpooled: Arc::default(),
-            root,
-            api,
-            label: label.to_owned(),
+            plain: Plain::new(url),
+            root: root.into(),
+            api: api.into(),
+            label: label.into(),
             key,
             key_header: AUTHORIZATION,
         })
@@ -134,14 +164,49 @@ impl Backend {
     }
 
     fn request(&self, method: Method, base: &Url, path: &[&str]) -> RequestBuilder {
-        let mut url = base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        let request = self.client.request(method, url);
+        let request = self.client.request(method, below(base, path));
         match &self.key {
             Some(key) => request.header(self.key_header.clone(), key.clone()),
             None => request,
+        }
+    }
+
+    /// Posts a call's body to a path below `/v1`, and waits for the head of an answer as [`send`](Self::send) does.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the backend reports an error.
+    pub(crate) async fn post(&self, path: &[&str], headers: &HeaderMap, body: &Bytes) -> Result<Answer, Failure> {
+        let Some(Plain { connections, host }) = &self.plain else {
+            let request = self.api(Method::POST, path).headers(headers.clone()).body(body.clone());
+            return self.send(request).await;
+        };
+        let uri = path_of(&self.api, path);
+        let uri: Uri = uri.parse().map_err(|cause| {
+            Failure::new(ErrorClass::Internal, format!("{uri:?} is no path to ask {} at: {cause}", self.label))
+        })?;
+        let request = || {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = uri.clone();
+            let sent = request.headers_mut();
+            sent.reserve(headers.len() + 5);
+            sent.insert(HOST, host.clone());
+            sent.insert(reqwest::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+            sent.insert(reqwest::header::ACCEPT, HeaderValue::from_static("*/*"));
+            if let Some(key) = &self.key {
+                sent.insert(self.key_header.clone(), key.clone());
+            }
+            for (name, value) in headers {
+                sent.insert(name.clone(), value.clone());
+            }
+            request
+        };
+        match connections.send(request).await {
+            Ok(answer) => self.welcome(Answer::Plain(answer)).await,
+            Err(SendError::Connect(cause)) => Err(self.not_reached(&text_of(&*cause))),
+            Err(SendError::Unanswered(cause)) => Err(self.unanswered(&text_of(&*cause))),
+            Err(SendError::Broken(cause)) => Err(self.not_reached(&text_of(&cause))),
         }
     }
 
@@ -166,7 +231,7 @@ impl Backend {
     /// # Errors
     ///
     /// When there is none, or the backend reports an error.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Answer, Failure> {
         let again = request.try_clone();
         let response = match (request.send().await, again) {
             (Ok(response), _) => response,
@@ -178,12 +243,18 @@ impl Backend {
             }
             (Err(cause), _) => return Err(self.unreachable(cause)),
         };
+        self.welcome(Answer::Other(response)).await
+    }
+
+    /// An answer, unless it is a failure.
+    async fn welcome(&self, response: Answer) -> Result<Answer, Failure> {
         if is_node(response.headers()) {
             return Err(self.own_kind());
         }
-        let content_type = content_type(&response);
+        let content_type = response.content_type();
         if response.status().is_success() {
-            if has_type(&content_type, "text/html") {
+            let content_type = content_type.unwrap_or_default();
+            if has_type(content_type, "text/html") {
                 return Err(Failure::new(
                     ErrorClass::Backend,
                     format!("{} answers with a web page: is this the address of its API?", self.label),
@@ -191,6 +262,7 @@ impl Backend {
             }
             return Ok(response);
         }
+        let content_type = content_type.unwrap_or_default().to_owned();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = tokio::time::timeout(ERROR_TIMEOUT, read_body(response, ERROR_BYTES)).await;
         let body = self.without_key(body.ok().and_then(Result::ok).unwrap_or_default());
@@ -250,18 +322,54 @@ impl Backend {
 
     fn unreachable(&self, cause: reqwest::Error) -> Failure {
         let cause = cause.without_url();
-        let label = &self.label;
-        let failure = |message: String| Failure::new(ErrorClass::Unavailable, message);
-        if ended_unanswered(&cause) {
-            let message = format!("{label} closes its connections without an answer: {}", text_of(&cause));
-            return Failure { code: Some(UNANSWERED_CODE.to_owned()), ..failure(message) };
-        }
-        failure(format!("cannot reach {label}: {} (is it running there?)", text_of(&cause)))
+        if ended_unanswered(&cause) { self.unanswered(&text_of(&cause)) } else { self.not_reached(&text_of(&cause)) }
+    }
+
+    fn unanswered(&self, cause: &str) -> Failure {
+        let message = format!("{} closes its connections without an answer: {cause}", self.label);
+        Failure { code: Some(UNANSWERED_CODE.to_owned()), ..Failure::new(ErrorClass::Unavailable, message) }
+    }
+
+    fn not_reached(&self, cause: &str) -> Failure {
+        let message = format!("cannot reach {}: {cause} (is it running there?)", self.label);
+        Failure::new(ErrorClass::Unavailable, message)
     }
 
     fn broken(&self, cause: &BodyError) -> Failure {
         Failure::new(ErrorClass::Backend, format!("the answer of {} cannot be read: {cause}", self.label))
     }
+}
+
+/// The URL of a path below another one.
+fn below(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
+/// The same without scheme and host. What needs no encoding, as all paths of OpenAI's, is only put together.
+fn path_of(base: &Url, path: &[&str]) -> String {
+    let plain = |segment: &&str| {
+        !matches!(*segment, "" | "." | "..")
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    };
+    if base.query().is_some() || !path.iter().all(plain) {
+        let url = below(base, path);
+        return match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+    }
+    let base = base.path().trim_end_matches('/');
+    let mut out = String::with_capacity(base.len() + path.iter().map(|segment| segment.len() + 1).sum::<usize>());
+    out.push_str(base);
+    for segment in path {
+        out.push('/');
+        out.push_str(segment);
+    }
+    out
 }
 
 /// Whether the connection ended before one byte of the answer.
@@ -337,65 +445,6 @@ pub(crate) fn redacted(url: &Url) -> String {
 pub(crate) fn is_node(headers: &HeaderMap) -> bool {
     let server = headers.get(SERVER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     headers.contains_key(NODE_HEADER) || server.to_ascii_lowercase().starts_with("atmosphere")
-}
-
-/// The media type of an answer, or nothing.
-pub(crate) fn content_type(response: &Response) -> String {
-    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    value.unwrap_or_default().to_owned()
-}
-
-/// Whether an answer's media type is this one, whatever its case and parameters.
-pub(crate) fn has_type(content_type: &str, wanted: &str) -> bool {
-    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
-}
-
-/// Why a body could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    /// It is longer than can be taken.
-    #[error("it is longer than {0} bytes")]
-    TooLong(usize),
-}
-
-/// The whole body, of so many bytes at most. One that comes in one piece is not copied.
-pub(crate) async fn read_body(mut response: Response, most: usize) -> Result<Bytes, BodyError> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(None) if rest.is_empty() => return Ok(first),
-            Ok(None) => return Ok(rest.freeze()),
-            Ok(Some(piece)) if first.len().max(rest.len()) + piece.len() > most => {
-                return Err(BodyError::TooLong(most));
-            }
-            Ok(Some(piece)) if first.is_empty() && rest.is_empty() => first = piece,
-            Ok(Some(piece)) => {
-                if rest.is_empty() {
-                    rest.extend_from_slice(&first);
-                }
-                rest.extend_from_slice(&piece);
-            }
-            Err(cause) => return Err(BodyError::Broken(text_of(&cause.without_url()))),
-        }
-    }
-}
-
-/// An error with its causes in one line; reqwest's own text leaves them out.
-pub(crate) fn text_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -496,6 +545,34 @@ mod tests {
         let backend = Backend::new("b", &url("http://h"), None).expect("a backend");
         let request = backend.api(Method::GET, &["projects", "a/../b", "c d"]).build().expect("a request");
         assert_eq!(request.url().as_str(), "http://h/v1/projects/a%2F..%2Fb/c%20d");
+    }
+
+    #[test]
+    fn a_path_is_the_same_whether_it_is_put_together_or_encoded() {
+        for base in ["http://h/v1", "http://h", "http://h/a/v1/", "http://h/v1?x=1"] {
+            for path in [&["chat", "completions"][..], &["projects", "a/../b", "c d"], &["..", "x"], &[]] {
+                let url = below(&self::url(base), path);
+                let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+                let whole = if url.path().len() > 1 { url.path().trim_end_matches('/') } else { "" };
+                assert_eq!(
+                    path_of(&self::url(base), path).trim_end_matches('/'),
+                    format!("{whole}{query}"),
+                    "{base} {path:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_go_over_plain_http_only_where_nothing_more_is_needed() {
+        for (given, plain) in [
+            ("http://127.0.0.1:1", true),
+            ("https://127.0.0.1:1", false),
+            ("http://example.com", false),
+            ("http://u:p@127.0.0.1:1", false),
+        ] {
+            assert_eq!(Plain::new(&url(given)).is_some(), plain, "{given}");
+        }
     }
 
     #[test]

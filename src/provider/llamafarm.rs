@@ -201,7 +201,9 @@ impl Provider for LlamaFarm {
             match names.and_then(|names| names.split_once('/')) {
                 Some((namespace, project)) if call.operation == Operation::Chat => Ok(Exchange {
                     backend: self.offer.backend.clone(),
-                    path: ["projects", namespace, project, "chat", "completions"].map(str::to_owned).to_vec(),
+                    path: ["projects", namespace, project, "chat", "completions"]
+                        .map(|part| part.to_owned().into())
+                        .to_vec(),
                     model,
                     headers: vec![("x-no-session", "true")],
                     done_is_reliable: false,

@@ -129,8 +129,10 @@
 //! # });
 //! ```
 
+mod answer;
 mod anthropic;
 mod builtin;
+mod connection;
 mod exchange;
 mod failure;
 mod http;

@@ -10,7 +10,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use url::Url;
 
-use super::http::{Backend, is_node, read_body};
+use super::answer::{self, read_body};
+use super::http::{Backend, is_node};
 use super::secret::Secret;
 use super::settings::BackendKind;
 use crate::capability::{ErrorClass, Failure};
@@ -89,7 +90,7 @@ async fn ask(request: RequestBuilder) -> Answer {
     let question = async {
         let response = request.send().await.ok()?;
         let (status, node) = (response.status().as_u16(), is_node(response.headers()));
-        let body = read_body(response, ANSWER_BYTES).await.unwrap_or_default();
+        let body = read_body(answer::Answer::Other(response), ANSWER_BYTES).await.unwrap_or_default();
         Some(Answer { status, node, json: serde_json::from_slice(&body).unwrap_or_default() })
     };
     tokio::time::timeout(QUESTION_TIMEOUT, question).await.ok().flatten().unwrap_or_default()
