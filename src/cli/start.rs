@@ -29,16 +29,24 @@ pub(super) fn run(args: StartArgs, output: &mut Output<'_>) -> Result<(), CliErr
     }
     telemetry::init_logging(&loaded.config.log.filter, loaded.config.log.format)
         .map_err(|error| CliError::Failed(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::Failed(format!("cannot start worker threads: {error}; is a limit set too low?")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build().map_err(
+            |error| CliError::Failed(format!("cannot start worker threads: {error}; is a limit set too low?")),
+        )?;
     let colour = output.look.colour;
     let announce = move |up: &Up| {
         // A node is not worth less when nobody reads what it prints.
         let _ = write!(anstream::stdout(), "{}", banner(up).text(colour)).and_then(|()| anstream::stdout().flush());
     };
     runtime.block_on(node::run(loaded.config, announce)).map_err(|error| CliError::Failed(with_causes(&error)))
+}
+
+/// Threads that carry requests and packets. A request is passed on in microseconds, and a thread that wakes another one for
+/// it costs as much again, so that few are better than many; half of the processors are left to the models in any case.
+fn workers() -> usize {
+    /// One carries tens of thousands of requests in a second.
+    const MOST: usize = 4;
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, MOST))
 }
 
 fn banner(up: &Up) -> Banner {

@@ -96,8 +96,9 @@ const CALLS: usize = 64;
 /// Reports of the gate that wait for the driver; what is beyond is a flood.
 const REPORTS: usize = 64;
 
-/// Threads of the mesh's own runtime: one for the driver and one for its connections.
-const WORKERS: usize = 2;
+/// Threads of the mesh's own runtime, besides the driver's. One: what a packet passes through (endpoint, connection,
+/// stream) wakes each other, which within a thread is free, and between two costs more than the packet.
+const WORKERS: usize = 1;
 
 /// A connection without streams stays for this long; which to close sooner is decided by `connections`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -182,6 +183,7 @@ pub fn start(
         peers: std::collections::BTreeMap::new(),
         seeds: Vec::new(),
     };
+    let own_thread = settings.own_thread;
     let (view, watched_view) = watch::channel(Arc::new(view));
     let (adverts, watched_adverts) = watch::channel(Arc::<Adverts>::default());
     let (commands, asked) = mpsc::channel(COMMANDS);
@@ -199,13 +201,15 @@ pub fn start(
         settings,
     );
     drop(within);
+    let in_thread = |run: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name("mesh".to_owned());
+        thread.spawn(run).map(drop).map_err(system("its thread cannot be started"))
+    };
     match own_runtime {
+        None if own_thread => in_thread(Box::new(move || runtime.block_on(driver.run())))?,
         None => drop(runtime.spawn(driver.run())),
-        Some(own_runtime) => {
-            // The runtime lives and ends with the driver, on a thread where it may be waited for.
-            let thread = std::thread::Builder::new().name("mesh".to_owned());
-            thread.spawn(move || own_runtime.block_on(driver.run())).map_err(system("its thread cannot be started"))?;
-        }
+        // The runtime lives and ends with the driver, on a thread where it may be waited for.
+        Some(own_runtime) => in_thread(Box::new(move || own_runtime.block_on(driver.run())))?,
     }
     Ok((Handle::new(own, port, commands, control, watched_view, watched_adverts), taken))
 }

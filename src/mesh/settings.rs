@@ -47,9 +47,12 @@ pub struct Settings {
     pub advert_ttl: Duration,
     /// Where the peer book and the epoch are kept; without it they are forgotten.
     pub data_dir: Option<PathBuf>,
-    /// The runtime that the driver runs on; without it the mesh makes a small one of its own, so that busy
-    /// models cannot starve its timers.
+    /// The runtime of the connections, and of the driver unless it has a thread of its own. Calls pass between the
+    /// connections and those who make and serve them, so that one runtime for all serves them best. Without one the mesh
+    /// makes a small one of its own.
     pub runtime: Option<tokio::runtime::Handle>,
+    /// Whether the driver has a thread of its own, so that neither it nor a busy runtime holds up the other.
+    pub own_thread: bool,
 }
 
 impl Default for Settings {
@@ -70,6 +73,7 @@ impl Default for Settings {
             advert_ttl: DEFAULT_ADVERT_TTL,
             data_dir: None,
             runtime: None,
+            own_thread: false,
         }
     }
 }

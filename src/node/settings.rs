@@ -87,6 +87,8 @@ pub(super) fn mesh(config: &Config) -> mesh::Settings {
         },
         advert_ttl: config.mesh.advert_ttl,
         data_dir: Some(config.data_dir.clone()),
+        runtime: tokio::runtime::Handle::try_current().ok(),
+        own_thread: true,
         ..mesh::Settings::default()
     }
 }
