@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 
 use super::backend::{EVENTS, MODEL};
 
+/// Sent with every request. A node that wants a key has this one.
+pub const KEY: &str = "bench-key-0123456789";
+
 /// No request here takes longer, unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,14 +46,27 @@ pub struct Load {
     pub streamed: bool,
     /// Connections at once.
     pub connections: usize,
-    /// Requests on all of them together.
-    pub requests: usize,
+    /// For how long.
+    pub until: Until,
+}
+
+/// When a load ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// After so many requests on all connections together.
+    Requests(usize),
+    /// After this time; what has begun is finished.
+    Time(Duration),
 }
 
 /// Runs a load to its end.
 pub async fn run(load: Load) -> anyhow::Result<Measured> {
     let next = Arc::new(AtomicUsize::new(0));
     let began = Instant::now();
+    let more = move |made: usize| match load.until {
+        Until::Requests(most) => made < most,
+        Until::Time(most) => began.elapsed() < most,
+    };
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..load.connections {
         let next = Arc::clone(&next);
@@ -58,7 +74,7 @@ pub async fn run(load: Load) -> anyhow::Result<Measured> {
             let mut connection = Connection::open(load.target).await?;
             let request = request(load.streamed);
             let mut took = Vec::new();
-            while next.fetch_add(1, Ordering::Relaxed) < load.requests {
+            while more(next.fetch_add(1, Ordering::Relaxed)) {
                 let began = Instant::now();
                 let answer = tokio::time::timeout(PATIENCE, connection.ask(&request, load.streamed));
                 answer.await.context("a request hangs")??;
@@ -67,7 +83,7 @@ pub async fn run(load: Load) -> anyhow::Result<Measured> {
             anyhow::Ok(took)
         });
     }
-    let mut took = Vec::with_capacity(load.requests);
+    let mut took = Vec::with_capacity(64 << 10);
     while let Some(worker) = workers.join_next().await {
         took.extend(worker??);
     }
@@ -85,7 +101,8 @@ fn request(streamed: bool) -> Vec<u8> {
          answers in one sentence.\"}},{{\"role\":\"user\",\"content\":\"What does a llama like to eat?\"}}]}}"
     );
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     (head + &body).into_bytes()

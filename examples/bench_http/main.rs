@@ -1,9 +1,10 @@
 //! What a node costs, against going straight to the backend: printed as one table, measured in one run.
 //!
-//! `scripts/bench` builds and runs it. Ratios count, not the figures: backend, nodes and load generator share the
+//! `scripts/bench` builds and runs it; for `scripts/bench-gateway` it measures other gateways beside the node, too. Ratios count, not the figures: backend, nodes and load generator share the
 //! machine. It loads only processes that it started itself, on loopback, with a bounded number of requests.
 
 mod backend;
+mod gateway;
 mod load;
 mod process;
 
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use backend::{EVENTS, MODEL};
-use load::{Load, Measured};
-use process::{Node, Process, answers, free_port};
+use load::{Load, Measured, Until};
+use process::{Node, Pin, Process, answers, free_port};
 
 /// Requests of each run, by connections at once: enough for a p99 and for processor time that comes in ticks of 10 ms.
 const REQUESTS: [(usize, usize); 2] = [(1, 4_000), (16, 16_000)];
@@ -27,10 +28,13 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    match std::env::args().nth(1).as_deref() {
-        Some("backend") => runtime.block_on(backend::serve()),
-        Some(program) => runtime.block_on(compare(PathBuf::from(program))),
-        None => anyhow::bail!("usage: bench_http PROGRAM (scripts/bench does it)"),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["backend"] => runtime.block_on(backend::serve(None)),
+        ["backend", pace] => runtime.block_on(backend::serve(Some(Duration::from_micros(pace.parse()?)))),
+        ["gateway", program, peers @ ..] => runtime.block_on(gateway::compare(program.as_ref(), peers)),
+        [program] => runtime.block_on(compare(PathBuf::from(program))),
+        _ => anyhow::bail!("usage: bench_http PROGRAM (scripts/bench does it)"),
     }
 }
 
@@ -43,12 +47,28 @@ struct Way<'p> {
 
 async fn compare(program: PathBuf) -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
-    let (_backend, address) = Process::backend()?;
+    let (_backend, address) = Process::backend(&Pin::default(), None)?;
     let (near, near_gossip, far, far_gossip) = (free_port()?, free_port()?, free_port()?, free_port()?);
-    let holder = Node { name: "holder", port: near, gossip_port: near_gossip, backend: Some(address), seed: None };
+    let holder = Node {
+        name: "holder",
+        port: near,
+        gossip_port: near_gossip,
+        backend: Some(address),
+        seed: None,
+        key: None,
+        pin: Pin::default(),
+    };
     let holder = Process::node(&program, home.path(), &holder)?;
     answers(near, "/readyz", "", home.path()).await?;
-    let asker = Node { name: "asker", port: far, gossip_port: far_gossip, backend: None, seed: Some(near_gossip) };
+    let asker = Node {
+        name: "asker",
+        port: far,
+        gossip_port: far_gossip,
+        backend: None,
+        seed: Some(near_gossip),
+        key: None,
+        pin: Pin::default(),
+    };
     let asker = Process::node(&program, home.path(), &asker)?;
     for port in [near, far] {
         answers(port, "/v1/models", MODEL, home.path()).await?;
@@ -77,8 +97,8 @@ async fn compare(program: PathBuf) -> anyhow::Result<()> {
         for (connections, requests) in runs {
             let mut direct: Option<Measured> = None;
             for way in &ways {
-                let load = Load { target: way.target, streamed, connections, requests };
-                load::run(Load { requests: WARM_UP.min(requests), ..load }).await.context(way.name)?;
+                let load = Load { target: way.target, streamed, connections, until: Until::Requests(requests) };
+                load::run(Load { until: Until::Requests(WARM_UP.min(requests)), ..load }).await.context(way.name)?;
                 let before = cpu(way)?;
                 let measured = load::run(load).await.context(way.name)?;
                 let used = micros(cpu(way)?.saturating_sub(before)) / count(measured.requests) / count(events);

@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::load::KEY;
+
 /// A child process that ends with its handle.
 pub struct Process {
     child: Child,
 }
 
 impl Process {
-    /// The bench backend: this very program, with another argument.
-    pub fn backend() -> anyhow::Result<(Self, SocketAddr)> {
-        let mut child = Command::new(std::env::current_exe()?).arg("backend").stdout(Stdio::piped()).spawn()?;
+    /// The bench backend: this very program, with another argument. With a pace, its events are so far apart.
+    pub fn backend(pin: &Pin, pace: Option<Duration>) -> anyhow::Result<(Self, SocketAddr)> {
+        let mut command = pin.command(&std::env::current_exe()?);
+        command.arg("backend").args(pace.map(|pace| pace.as_micros().to_string()));
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().context("the backend has no output")?;
         let process = Self { child };
         let mut line = String::new();
@@ -29,7 +33,7 @@ impl Process {
         let directory = home.join(node.name);
         std::fs::create_dir_all(&directory)?;
         let log = std::fs::File::create(directory.join("log"))?;
-        let mut command = Command::new(program);
+        let mut command = node.pin.command(program);
         command
             .args(["start", "--no-mdns", "--no-probe", "--bind", "127.0.0.1", "--gossip-bind", "127.0.0.1"])
             .args([
@@ -43,6 +47,7 @@ impl Process {
             .arg("--data-dir")
             .arg(directory.join("data"))
             .env("HOME", &directory)
+            .envs(node.key.map(|key| ("ATMOSPHERE_API_KEYS", key)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -53,6 +58,14 @@ impl Process {
             command.args(["--seed-peer", &format!("127.0.0.1:{seed}")]);
         }
         Ok(Self { child: command.spawn().with_context(|| format!("cannot start {}", program.display()))? })
+    }
+
+    /// Any other program, whose words go into the file.
+    pub fn other(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(log)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        Ok(Self { child })
     }
 
     /// Processor time that it has used, in user and system mode.
@@ -80,6 +93,20 @@ impl Drop for Process {
     }
 }
 
+/// The processors that a process may run on.
+#[derive(Debug, Clone, Default)]
+pub struct Pin(pub Option<usize>);
+
+impl Pin {
+    /// A command that runs there.
+    pub fn command(&self, program: &Path) -> Command {
+        let Some(processor) = self.0 else { return Command::new(program) };
+        let mut command = Command::new("taskset");
+        command.arg("-c").arg(processor.to_string()).arg(program);
+        command
+    }
+}
+
 /// What a node is started with.
 pub struct Node<'a> {
     /// Its name, and that of its directory.
@@ -92,6 +119,10 @@ pub struct Node<'a> {
     pub backend: Option<SocketAddr>,
     /// Gossip port of the node to join by.
     pub seed: Option<u16>,
+    /// The key that its API wants.
+    pub key: Option<&'a str>,
+    /// Where it runs.
+    pub pin: Pin,
 }
 
 /// A free port.
@@ -104,7 +135,8 @@ pub async fn answers(port: u16, path: &str, text: &str, home: &Path) -> anyhow::
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
     let end = Instant::now() + Duration::from_secs(30);
     while Instant::now() < end {
-        if let Ok(answer) = client.get(format!("http://127.0.0.1:{port}{path}")).send().await {
+        let request = client.get(format!("http://127.0.0.1:{port}{path}")).bearer_auth(KEY);
+        if let Ok(answer) = request.send().await {
             let status = answer.status();
             let body = answer.text().await.unwrap_or_default();
             if status.is_success() && body.contains(text) {
