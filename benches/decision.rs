@@ -88,6 +88,7 @@ fn intent(target: Target, query: &str) -> Intent {
         content_type: "application/json".to_owned(),
         deadline: Duration::from_secs(60),
         headers: BTreeMap::new(),
+        reuse: Default::default(),
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`node`] | builds the parts, wires them, starts, drains, stops |
 //! | [`config`] | file, environment and flags, validated into one `Config` |
 //! | [`api`] | the HTTP facade |
+//! | [`cache`] | answers that need not be made again |
 //! | [`dispatch`] | a decision becomes a stream of replies: attempts, failover, deadlines, cancellation |
 //! | [`router`] | an intent becomes a decision |
 //! | [`provider`] | what makes capabilities on a node |
@@ -25,6 +26,7 @@
 //! | [`telemetry`] | logs, metrics and the event bus |
 
 pub mod api;
+pub mod cache;
 pub mod capability;
 pub mod catalog;
 pub mod cli;

@@ -9,6 +9,7 @@ use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::error::ApiError;
+use crate::capability::Tenant;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -39,7 +40,7 @@ impl Keys {
         if self.is_empty() {
             return Ok(());
         }
-        let Some(given) = bearer(headers).or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes)) else {
+        let Some(given) = given(headers) else {
             return Err(refusal("no API key: send \"Authorization: Bearer KEY\" or \"x-api-key: KEY\""));
         };
         let given = blake3::hash(given);
@@ -47,6 +48,15 @@ impl Keys {
         let known = self.0.iter().fold(false, |known, key| known | (*key == given));
         if known { Ok(()) } else { Err(refusal("this API key is not known here")) }
     }
+}
+
+/// Whose answers a request may share: those of the same key, asked for or not.
+pub(super) fn tenant_of(headers: &HeaderMap) -> Tenant {
+    given(headers).map_or_else(Tenant::default, |key| *blake3::hash(key).as_bytes())
+}
+
+fn given(headers: &HeaderMap) -> Option<&[u8]> {
+    bearer(headers).or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

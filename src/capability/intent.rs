@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{FeatureSet, Kind, ModalitySet, Operation};
+use super::{FeatureSet, Kind, ModalitySet, Operation, Reuse};
 
 /// What a caller wants: every API request becomes one.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Intent {
     pub deadline: Duration,
     /// Request headers to hand on, such as `traceparent`.
     pub headers: BTreeMap<String, String>,
+    /// Whether an answer that was given before will do.
+    pub reuse: Reuse,
 }
 
 /// What the caller said about who shall do it.

@@ -10,6 +10,7 @@ mod call;
 mod intent;
 mod kind;
 mod name;
+mod reuse;
 mod set;
 
 pub use advert::{Advert, Capability, CapabilityId, Cost, Meaning, QuantizedVector, Residency, VectorSource, limits};
@@ -19,4 +20,5 @@ pub use kind::{Kind, KindError};
 /// The identity of a node: the hash of its public key.
 pub use libp2p::PeerId;
 pub use name::{ModelName, normalise_name};
+pub use reuse::{Origin, Reuse, Tenant};
 pub use set::{Feature, FeatureSet, Modality, ModalitySet, Operation, OperationSet};

@@ -11,8 +11,8 @@ use super::fields::{self, FIELDS, OTHER_VARIABLES, near};
 use super::problem::{ConfigError, Fault, Origin, Problem};
 use super::source::{FlagValue, Layered, Sources, read_file};
 use super::{
-    Admit, ApiConfig, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind, LogConfig, LogFormat,
-    MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias, backend, data_dir, parse,
+    Admit, ApiConfig, CacheConfig, CacheMode, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind,
+    LogConfig, LogFormat, MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias, backend, data_dir, parse,
 };
 use crate::mesh::{MAX_SEEDS, Seed};
 use crate::telemetry::DEFAULT_FILTER;
@@ -45,6 +45,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// A long answer at a usual speed ends within it; so does the patience of a service manager.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Ten thousand answers of usual length; no more than a browser's tab takes.
+const CACHE_SIZE: u64 = 64 << 20;
+/// As many as the size holds of short ones.
+const CACHE_ANSWERS: usize = 10_000;
+/// Long enough for a script that is run again and again; a model that was replaced under its name speaks for itself soon.
+const CACHE_TTL: Duration = Duration::from_secs(3600);
 /// A queue in which the last one waits a few minutes at most, with usual answers.
 const QUEUE: usize = 64;
 /// A backend that sets no limit batches by itself, or is a cloud; here sockets and memory begin to count.
@@ -190,6 +196,12 @@ impl Reader {
                 upnp: self.get("mesh.upnp", true, parse::boolean),
             },
             api: self.api(home),
+            cache: CacheConfig {
+                mode: self.get("cache.mode", CacheMode::Off, parse::cache_mode),
+                size_bytes: self.get("cache.size", CACHE_SIZE, parse::size(1 << 20, 64 << 30)),
+                answers: self.get("cache.answers", CACHE_ANSWERS, parse::count(1, 10_000_000)),
+                ttl: self.get("cache.ttl", CACHE_TTL, parse::duration(secs(1), secs(30 * 24 * 3600))),
+            },
             router: RouterConfig { aliases: self.many("router.aliases", alias::aliases) },
             provider: ProviderConfig {
                 queue: self.get("provider.queue", QUEUE, parse::count(0, 65_536)),

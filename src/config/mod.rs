@@ -33,6 +33,7 @@ pub use source::{FlagValue, Sources};
 use crate::mesh::{Multiaddr, Seed};
 use crate::router::Alias;
 
+pub use crate::cache::Mode as CacheMode;
 pub use crate::telemetry::LogFormat;
 
 /// The port of the API.
@@ -69,6 +70,8 @@ pub struct Config {
     pub mesh: MeshConfig,
     /// The API.
     pub api: ApiConfig,
+    /// Answers that are kept.
+    pub cache: CacheConfig,
     /// The router.
     pub router: RouterConfig,
     /// What runs calls on this node.
@@ -139,6 +142,19 @@ pub struct ApiConfig {
     pub allowed_hosts: Vec<String>,
     /// How long a stopping node waits for streams to finish.
     pub drain_limit: Duration,
+}
+
+/// Answers that are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Which.
+    pub mode: CacheMode,
+    /// Bytes of all of them.
+    pub size_bytes: u64,
+    /// How many.
+    pub answers: usize,
+    /// How long each.
+    pub ttl: Duration,
 }
 
 /// The router.

@@ -255,6 +255,20 @@ pub(super) fn admit(value: &Value) -> Result<super::Admit, String> {
     }
 }
 
+/// `cache.mode`.
+pub(super) fn cache_mode(value: &Value) -> Result<super::CacheMode, String> {
+    match (value, value.as_str()) {
+        (_, Some("off")) | (Value::Bool(_, false), _) => Ok(super::CacheMode::Off),
+        (_, Some("asked")) => Ok(super::CacheMode::Asked),
+        (_, Some("repeatable")) => Ok(super::CacheMode::Repeatable),
+        _ => {
+            Err("give \"off\", \"asked\" (answers to requests that ask for it) or \"repeatable\" (these, and what can \
+                  be expected to come out the same each time)"
+                .into())
+        }
+    }
+}
+
 /// `embedder.kind`.
 pub(super) fn embedder_kind(value: &Value) -> Result<super::EmbedderKind, String> {
     match value.as_str() {

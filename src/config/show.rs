@@ -8,7 +8,7 @@ use toml::Value;
 use super::fields::FIELDS;
 use super::parse::format_size;
 use super::secret::REDACTED;
-use super::{Admit, Alias, Backend, Config, EmbedderKind, Loaded, LogFormat, Relay};
+use super::{Admit, Alias, Backend, CacheMode, Config, EmbedderKind, Loaded, LogFormat, Relay};
 
 impl Loaded {
     /// The configuration in force, as TOML: what `atmosphere start --print-config` prints.
@@ -84,6 +84,14 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "api.allowed_origins" => texts(&config.api.allowed_origins),
         "api.allowed_hosts" => texts(&config.api.allowed_hosts),
         "api.drain_limit" => time(config.api.drain_limit),
+        "cache.mode" => text(&match config.cache.mode {
+            CacheMode::Off => "off",
+            CacheMode::Asked => "asked",
+            CacheMode::Repeatable => "repeatable",
+        }),
+        "cache.size" => Value::String(format_size(config.cache.size_bytes)),
+        "cache.answers" => number(config.cache.answers),
+        "cache.ttl" => time(config.cache.ttl),
         "router.aliases" => aliases(&config.router.aliases),
         "provider.queue" => number(config.provider.queue),
         "provider.concurrency" => number(config.provider.concurrency),

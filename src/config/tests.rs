@@ -167,6 +167,12 @@ kind = "magic"
 [log]
 filter = "atmosphere=loud"
 format = "xml"
+
+[cache]
+mode = "always"
+size = "1B"
+answers = 0
+ttl = "0s"
 "#;
     let problems = setup(file).env("ATMOSPHERE_NO_PROBE", "maybe").flag("mesh.relay", "x").problems();
     insta::assert_snapshot!(problems);

@@ -18,7 +18,7 @@ use super::attempt::{self, Begun, Blame, Course, Limits};
 use super::local::LONGEST;
 use super::record::{self, Record};
 use super::{DispatchError, Local, Remote, Reply, ReplyBody, failures};
-use crate::capability::{Call, ErrorClass, Failure, Frame, FrameStream, Intent, Operation, PeerId};
+use crate::capability::{Call, ErrorClass, Failure, Frame, FrameStream, Intent, Operation, Origin, PeerId};
 use crate::router::{Candidate, Decision, Parts, Router};
 use crate::telemetry::EventBus;
 
@@ -196,7 +196,7 @@ impl Dispatcher {
                 Box::pin(body(begun.data, rest, begun.course, record, who(&served), deadline, silence))
             }
         };
-        Reply { decision, served, attempts, content_type, body }
+        Reply { decision, served, attempts, content_type, origin: Origin::Made, body }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::capability::Failure;
+use crate::capability::{Failure, Origin};
 use crate::router::{Candidate, Decision};
 
 /// The pieces of an answer as they come. It ends after the last piece, or with one failure; dropping it
@@ -24,6 +24,8 @@ pub struct Reply {
     pub attempts: u32,
     /// Media type of the body.
     pub content_type: String,
+    /// Whether it was made for this request.
+    pub origin: Origin,
     /// The answer. A streamed one is cut only between server-sent events.
     pub body: ReplyBody,
 }

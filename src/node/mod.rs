@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Phase};
+use crate::cache::Cache;
 use crate::capability::PeerId;
 use crate::catalog::Catalog;
 use crate::config::{Config, DataDir, url_from_here};
@@ -109,6 +110,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         router,
         local,
         dispatcher,
+        cache: Cache::new(settings::cache(&config), &metrics),
         own: watch::Sender::new(Arc::new([])),
         phase: RwLock::new(Phase::Starting),
     });

@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::api::Phase;
+use crate::cache::Cache;
 use crate::capability::Capability;
 use crate::catalog::Catalog;
 use crate::dispatch::{Dispatcher, Local};
@@ -22,6 +23,7 @@ pub(super) struct Parts {
     pub router: Arc<Router>,
     pub local: Arc<Local>,
     pub dispatcher: Arc<Dispatcher>,
+    pub cache: Cache,
     /// Everything that this node can do, with its meaning: what is shared and what is kept to itself.
     pub own: watch::Sender<Arc<[Arc<Capability>]>>,
     pub phase: RwLock<Phase>,

@@ -26,8 +26,14 @@ impl Service for NodeService {
     }
 
     fn dispatch(&self, intent: Intent) -> BoxFuture<'static, Result<Reply, DispatchError>> {
-        let dispatcher = Arc::clone(&self.0.dispatcher);
-        async move { dispatcher.dispatch(intent).await }.boxed()
+        let parts = Arc::clone(&self.0);
+        async move {
+            let dispatcher = Arc::clone(&parts.dispatcher);
+            let decide = |intent: &Intent| parts.router.decide(intent);
+            let run = |intent| async move { dispatcher.dispatch(intent).await }.boxed();
+            parts.cache.answer(intent, decide, run).await
+        }
+        .boxed()
     }
 
     fn route(&self, intent: &Intent) -> Decision {
@@ -101,6 +107,7 @@ fn asking_for(name: &str) -> Intent {
         content_type: String::new(),
         deadline: Duration::ZERO,
         headers: BTreeMap::new(),
+        reuse: Default::default(),
     }
 }
 

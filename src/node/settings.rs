@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::StartError;
 use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, Relay};
 use crate::embedding::{Embedder, StaticEmbedder};
-use crate::{api, dispatch, mesh, provider, router};
+use crate::{api, cache, dispatch, mesh, provider, router};
 
 /// The embedder that meaning is matched with, and the one that serves embeddings to callers.
 type Embedders = (Option<Arc<dyn Embedder>>, Option<Arc<dyn Embedder>>);
@@ -108,6 +108,15 @@ pub(super) fn api(config: &Config) -> api::Settings {
         deadline: config.api.request_timeout,
         drain_limit: config.api.drain_limit,
         ..api::Settings::default()
+    }
+}
+
+pub(super) fn cache(config: &Config) -> cache::Settings {
+    cache::Settings {
+        mode: config.cache.mode,
+        bytes: config.cache.size_bytes,
+        answers: config.cache.answers as u64,
+        ttl: config.cache.ttl,
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn intent(model: Option<&str>) -> Intent {
         content_type: "application/json".into(),
         deadline: Duration::from_secs(30),
         headers: BTreeMap::new(),
+        reuse: Default::default(),
     }
 }
 

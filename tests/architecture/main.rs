@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use house::House;
 
 /// The modules from top to bottom: each imports only from those after it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "cli",
     "node",
     "config",
     "api",
+    "cache",
     "dispatch",
     "router",
     "provider",

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 
 use super::request::{self, BadBody, Judged};
+use super::reuse::reuse_of;
 use crate::api::error::ApiError;
 use crate::capability::{Intent, Operation, Preference, Target};
 
@@ -54,6 +55,7 @@ fn make(
         content_type: "application/json".to_owned(),
         deadline: timeout_of(headers, longest)?,
         headers: handed_on(headers),
+        reuse: reuse_of(headers)?,
     })
 }
 

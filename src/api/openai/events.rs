@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::tally::Tally;
 use crate::api::error::error_event;
 use crate::api::measure::Ending;
-use crate::capability::{ErrorClass, Failure};
+use crate::capability::{ErrorClass, Failure, Origin};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 
 /// A comment, which clients skip.
@@ -116,8 +116,13 @@ impl Events {
 /// Who answers, as a comment: what the head of the response would have said, had it waited.
 fn answered_by(reply: &Reply) -> Bytes {
     let Reply { served, decision, attempts, .. } = reply;
+    let cache = match reply.origin {
+        Origin::Made => "",
+        Origin::Missed => " cache=MISS",
+        Origin::Kept(_) => " cache=HIT",
+    };
     let line = format!(
-        ": atmosphere node={} model={} decision={} attempts={attempts}",
+        ": atmosphere node={} model={} decision={} attempts={attempts}{cache}",
         served.node_name, served.capability.name, decision.id
     );
     // A line break in a name would end the comment.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ask::intent;
 use super::events::{Events, Source, is_event_stream};
+use super::reuse::origin_headers;
 use super::tally::Tally;
 
 use crate::api::app::{App, Context, X_ATMOSPHERE_NODE, node_header};
@@ -106,13 +107,14 @@ pub(crate) async fn run(
             return Err(out_of_time());
         }
     };
-    let Reply { decision, served, attempts, content_type, body } = reply;
+    let Reply { decision, served, attempts, content_type, origin, body } = reply;
     let mut response = if is_event_stream(&content_type) {
         stream(app, Source::Open(body), tally, deadline)
     } else {
         whole(body, &content_type, tally, deadline, attempts, &decision).await?
     };
     route_headers(response.headers_mut(), &decision, Some(&served), attempts);
+    origin_headers(response.headers_mut(), origin);
     Ok(response)
 }
 

@@ -1,13 +1,15 @@
 //! OpenAI's routes: chat, completions, embeddings and models.
 //!
 //! `request` reads what routing needs out of a body, through the types of `view`; `ask` makes the intent;
-//! `infer` runs it; `events` and `whole` are the two forms of an answer; `models` lists who can be asked.
+//! `infer` runs it; `reuse` reads and says
+//! what there is to kept answers; `events` and `whole` are the two forms of an answer; `models` lists who can be asked.
 
 mod ask;
 mod events;
 mod infer;
 mod models;
 mod request;
+mod reuse;
 mod tally;
 mod view;
 

@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{JoinError, Phase, ProviderStatus, Service, Serving, Settings, serve};
-use crate::capability::{Advert, Capability, ErrorClass, Failure, Intent, Kind, Operation, OperationSet, PeerId};
+use crate::capability::{
+    Advert, Capability, ErrorClass, Failure, Intent, Kind, Operation, OperationSet, Origin, PeerId,
+};
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{Examination, LinkTransport, MeshView, Neighbour, PathClass, PeerView};
@@ -99,6 +101,7 @@ pub(super) fn reply(content_type: &str, body: ReplyBody) -> Reply {
         served: candidate(),
         attempts: 1,
         content_type: content_type.to_owned(),
+        origin: Origin::Made,
         body,
     }
 }
