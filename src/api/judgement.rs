@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected};
+use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Taken};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]
@@ -13,6 +13,9 @@ pub(super) struct DecisionShape<'a> {
     target: &'a str,
     chosen: Option<Chosen<'a>>,
     reason: &'a str,
+    /// What the question was taken for, with the probability and the runner-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken: Option<&'a Taken>,
     abstained: bool,
     candidates: Vec<CandidateShape<'a>>,
     rejected: Vec<RejectedShape<'a>>,
@@ -86,6 +89,7 @@ impl<'a> From<&'a Decision> for DecisionShape<'a> {
             target: &decision.target,
             chosen: decision.candidates.first().map(Chosen::from),
             reason: &decision.reason,
+            taken: decision.taken.as_ref(),
             abstained: decision.abstained,
             candidates: decision.candidates.iter().map(CandidateShape::from).collect(),
             rejected: decision.rejected.iter().map(RejectedShape::from).collect(),

@@ -16,8 +16,20 @@
 //! | 30 of five unrelated intents each, 2 examples of each | 42.8 | 61.8 | 60.9 |
 //! | 15 of ten unrelated intents each, 2 examples of each | 38.8 | 63.2 | 61.5 |
 //!
-//! With one vector both are the same number. The centroid is not stored: its product with the query is the sum of the
-//! others, divided by a length.
+//! With one vector both are the same number.
+//!
+//! # Finding the best of many
+//!
+//! Ten thousand capabilities of eight vectors are 20 MB, and to read them takes longer than a decision may take. So the
+//! centroids lie side by side, an eighth of that: those with the nearest centroids are found first, and only they are
+//! compared vector by vector. How often the best of all by likeness is among the first by centroid, in percent, of 1,800
+//! capabilities of eight sentences of CLINC150 each:
+//!
+//! | the eight sentences of a capability | first 32 | 64 | 128 | 256 |
+//! |---|---|---|---|---|
+//! | of one intent | 99.6 | 99.8 | 99.9 | 99.9 |
+//! | of four intents that have nothing to do with each other | 96.5 | 98.8 | 99.3 | 99.9 |
+//! | of eight such intents | 92.6 | 97.2 | 98.7 | 99.7 |
 
 use std::sync::Arc;
 
@@ -44,6 +56,10 @@ pub(super) struct Query {
 }
 
 impl Query {
+    pub(super) fn exact(&self) -> &[f32] {
+        &self.exact
+    }
+
     /// `None` when the vector has no direction: the text was empty, or in words that the embedder does not know.
     pub(super) fn new(exact: Vec<f32>) -> Option<Self> {
         let bytes = quantise(&exact, VectorSource::Example);
@@ -70,6 +86,10 @@ pub(super) struct Block {
     scales: Box<[f32]>,
     /// By row.
     sources: Box<[VectorSource]>,
+    /// `dim` bytes a capability: the direction of the sum of its vectors; zeros when they have none.
+    centroids: Box<[i8]>,
+    /// By capability; 0 for one whose vectors cancel out, not a number for one without vectors.
+    centroid_scales: Box<[f32]>,
     /// By capability, in the advert's order.
     spans: Box<[Span]>,
 }
@@ -79,11 +99,14 @@ impl Block {
     pub(super) fn new(capabilities: &[Arc<Capability>], embedder: Option<&dyn Embedder>) -> Self {
         let Some(embedder) = embedder else {
             let none = Span { start: 0, end: 0, per_length: 0.0 };
-            return Self { spans: vec![none; capabilities.len()].into(), ..Self::default() };
+            let centroid_scales = vec![f32::NAN; capabilities.len()].into();
+            return Self { spans: vec![none; capabilities.len()].into(), centroid_scales, ..Self::default() };
         };
         let dim = embedder.dim();
         let (mut values, mut scales, mut sources) = (Vec::new(), Vec::new(), Vec::new());
         let mut spans = Vec::with_capacity(capabilities.len());
+        let mut centroids = Vec::with_capacity(capabilities.len() * dim);
+        let mut centroid_scales = Vec::with_capacity(capabilities.len());
         for capability in capabilities {
             let start = scales.len() as u32;
             let mut sum = vec![0.0; dim];
@@ -117,8 +140,23 @@ impl Block {
             // Vectors that cancel out have no common direction.
             let per_length = if length > 1e-3 { length.recip() } else { 0.0 };
             spans.push(Span { start, end: scales.len() as u32, per_length });
+            let centroid = quantise(&sum, VectorSource::Description);
+            centroid_scales.push(match scales.len() as u32 - start {
+                0 => f32::NAN,
+                _ if per_length > 0.0 => unit_scale(&centroid.values),
+                _ => 0.0,
+            });
+            centroids.extend_from_slice(&centroid.values);
         }
-        Self { dim, values: values.into(), scales: scales.into(), sources: sources.into(), spans: spans.into() }
+        Self {
+            dim,
+            values: values.into(),
+            scales: scales.into(),
+            sources: sources.into(),
+            centroids: centroids.into(),
+            centroid_scales: centroid_scales.into(),
+            spans: spans.into(),
+        }
     }
 
     /// Number of capabilities.
@@ -126,65 +164,57 @@ impl Block {
         self.spans.len()
     }
 
-    /// Number of vectors.
-    pub(super) fn vectors(&self) -> usize {
-        self.scales.len()
+    /// The centroid of a capability and its scale; nothing when it has none.
+    pub(super) fn centroid(&self, capability: usize) -> Option<(&[i8], f32)> {
+        let scale = self.centroid_scales.get(capability).copied().filter(|scale| *scale > 0.0)?;
+        let values = self.centroids.get(capability * self.dim..(capability + 1) * self.dim)?;
+        Some((values, scale))
     }
 
-    /// Number of vectors of a capability.
-    pub(super) fn vectors_of(&self, capability: usize) -> usize {
-        self.spans.get(capability).map_or(0, |span| (span.end - span.start) as usize)
-    }
-
-    /// The vectors of a capability with their scales, and its centroid where that is another one.
-    pub(super) fn points(&self, capability: usize) -> Vec<(Vec<i8>, f32)> {
-        let Some(span) = self.spans.get(capability) else { return Vec::new() };
-        let rows = span.start as usize..span.end as usize;
-        let mut points: Vec<_> = rows.clone().map(|row| (self.row(row).to_vec(), self.scales[row])).collect();
-        if points.len() > 1 && span.per_length > 0.0 {
-            let mut sum = vec![0.0_f32; self.dim];
-            for row in rows {
-                let vector = self.row(row).iter().map(|&value| f32::from(value) * self.scales[row]);
-                sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += x);
-            }
-            let centroid = quantise(&sum, VectorSource::Description);
-            points.push((centroid.values.to_vec(), unit_scale(&centroid.values)));
-        }
-        points
-    }
-
-    /// Gives the likeness in bytes of each capability that is kept and has vectors.
+    /// Gives the similarity in bytes of the query and the centroid of each capability that is kept and has vectors. Vectors
+    /// that cancel out are as near to anything as their centroid, which is 0.
     ///
     /// `kept` is by capability.
+    #[inline]
     pub(super) fn scan(&self, query: &Query, kept: &[bool], mut take: impl FnMut(usize, f32)) {
-        if query.values.len() != self.dim {
+        /// Capabilities whose products are made in one go. To leave some out would break it up, and cost more.
+        const AT_ONCE: usize = 64;
+        if query.values.len() != self.dim || self.dim == 0 {
             return;
         }
-        let is_kept = |capability: usize| kept.get(capability).copied().unwrap_or(false);
-        let mut products = Vec::new();
-        let mut next = 0;
-        // Neighbours that are all kept have their products made in one go.
-        while let Some(first) = (next..self.spans.len()).find(|&capability| is_kept(capability)) {
-            next = (first..self.spans.len()).find(|&capability| !is_kept(capability)).unwrap_or(self.spans.len());
-            let spans = &self.spans[first..next];
-            let (start, end) = match spans {
-                [only] => (only.start as usize, only.end as usize),
-                [first, .., last] => (first.start as usize, last.end as usize),
-                [] => continue,
-            };
-            products.resize(end - start, 0);
-            dots(&query.values, &self.values[start * self.dim..end * self.dim], &mut products);
-            for (at, span) in spans.iter().enumerate().filter(|(_, span)| span.start < span.end) {
-                let rows = span.start as usize..span.end as usize;
-                let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
-                for (&product, scale) in products[rows.start - start..rows.end - start].iter().zip(&self.scales[rows]) {
-                    let similarity = product as f32 * scale;
-                    best = best.max(similarity * query.scale);
-                    sum += similarity;
+        let mut products = [0; AT_ONCE];
+        let rows = self.centroids.chunks(AT_ONCE * self.dim).zip(self.centroid_scales.chunks(AT_ONCE));
+        for (at, ((centroids, scales), kept)) in rows.zip(kept.chunks(AT_ONCE)).enumerate() {
+            if !kept.contains(&true) {
+                continue;
+            }
+            let products = &mut products[..scales.len()];
+            dots(&query.values, centroids, products);
+            for (place, ((&product, scale), kept)) in products.iter().zip(scales).zip(kept).enumerate() {
+                let similarity = product as f32 * scale * query.scale;
+                if *kept && !similarity.is_nan() {
+                    take(at * AT_ONCE + place, similarity);
                 }
-                take(first + at, likeness(best, sum * query.scale * span.per_length));
             }
         }
+    }
+
+    /// The likeness of a capability in bytes. `products` is room to work in.
+    pub(super) fn likeness(&self, query: &Query, capability: usize, products: &mut Vec<i32>) -> Option<f32> {
+        let span = self.spans.get(capability).filter(|span| span.start < span.end)?;
+        if query.values.len() != self.dim {
+            return None;
+        }
+        let rows = span.start as usize..span.end as usize;
+        products.resize(rows.len(), 0);
+        dots(&query.values, &self.values[rows.start * self.dim..rows.end * self.dim], products);
+        let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
+        for (&product, scale) in products.iter().zip(&self.scales[rows]) {
+            let similarity = product as f32 * scale;
+            best = best.max(similarity * query.scale);
+            sum += similarity;
+        }
+        Some(likeness(best, sum * query.scale * span.per_length))
     }
 
     /// The exact likeness of a capability, and its nearest text.
@@ -252,9 +282,11 @@ mod tests {
         let expected = 0.5 * 1.0 + 0.5 * std::f32::consts::FRAC_1_SQRT_2;
         let (exact, source) = block.judge(&query, 0).expect("a capability");
         assert!((exact - expected).abs() < 1e-4 && source == Example, "{exact}");
-        let mut scanned = Vec::new();
-        block.scan(&query, &[true], |capability, likeness| scanned.push((capability, likeness)));
-        assert!(scanned.len() == 1 && (scanned[0].1 - expected).abs() < 0.01, "{scanned:?}");
+        let scanned = block.likeness(&query, 0, &mut Vec::new()).expect("a capability");
+        assert!((scanned - expected).abs() < 0.01, "{scanned}");
+        let mut near = Vec::new();
+        block.scan(&query, &[true], |capability, similarity| near.push((capability, similarity)));
+        assert!(near.len() == 1 && (near[0].1 - std::f32::consts::FRAC_1_SQRT_2).abs() < 0.01, "{near:?}");
         block.scan(&query, &[false], |_, _| panic!("not kept"));
     }
 
@@ -296,12 +328,16 @@ mod tests {
         for kept in 0..1_u8 << all.len() {
             let kept: Vec<bool> = (0..all.len()).map(|capability| kept >> capability & 1 == 1).collect();
             let mut scanned = Vec::new();
-            block.scan(&query, &kept, |capability, likeness| scanned.push((capability, likeness)));
+            block.scan(&query, &kept, |capability, similarity| scanned.push((capability, similarity)));
             let expected: Vec<_> = (0..all.len()).filter(|&capability| kept[capability] && capability != 1).collect();
             assert_eq!(scanned.iter().map(|(capability, _)| *capability).collect::<Vec<_>>(), expected, "{kept:?}");
-            for (capability, likeness) in scanned {
+            for (capability, similarity) in scanned {
+                let (values, scale) = block.centroid(capability).expect("vectors");
+                let product = f32::from(values[0]) * query.exact[0] + f32::from(values[1]) * query.exact[1];
+                assert!((similarity - product * scale).abs() < 0.01, "{capability} of {kept:?}: {similarity}");
                 let (exact, _) = block.judge(&query, capability).expect("vectors");
-                assert!((likeness - exact).abs() < 0.01, "{capability} of {kept:?}: {likeness} {exact}");
+                let bytes = block.likeness(&query, capability, &mut Vec::new()).expect("vectors");
+                assert!((bytes - exact).abs() < 0.01, "{capability}: {bytes} {exact}");
             }
         }
     }
@@ -315,7 +351,8 @@ mod tests {
         let block = Block::new(&[Arc::new(capability)], Some(&embedder));
         let query = Query::new(embedder.embed("How do I care for my llama?")).expect("a direction");
         let (exact, _) = block.judge(&query, 0).expect("a capability");
-        block.scan(&query, &[true], |_, scanned| assert!((scanned - exact).abs() < 0.01, "{scanned} {exact}"));
-        assert_eq!((block.capabilities(), block.vectors(), block.points(0).len()), (1, 3, 4));
+        let bytes = block.likeness(&query, 0, &mut Vec::new()).expect("a capability");
+        assert!((bytes - exact).abs() < 0.01, "{bytes} {exact}");
+        assert!(block.capabilities() == 1 && block.centroid(0).is_some() && block.centroid(1).is_none());
     }
 }

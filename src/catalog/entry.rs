@@ -13,6 +13,8 @@ pub struct Entry {
     pub node_name: Arc<str>,
     /// What it offers.
     pub capability: Arc<Capability>,
+    /// Equal for capabilities that say the same about what they are about, such as copies of a project on several nodes.
+    pub subject: u64,
 }
 
 /// Place of an [`Entry`] in its [`Snapshot`](super::Snapshot).

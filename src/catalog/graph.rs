@@ -1,6 +1,6 @@
-//! A navigable graph over many vectors: HNSW (Malkov and Yashunin, arXiv 1603.09320), by `hnsw_rs`.
+//! A navigable graph over many centroids: HNSW (Malkov and Yashunin, arXiv 1603.09320), by `hnsw_rs`.
 //!
-//! Faster than looking at every vector above some 100,000 of them, at the price of memory, of minutes to build and of
+//! Faster than looking at every centroid above some 50,000 of them, at the price of memory, of minutes to build and of
 //! a few percent of misses. It never changes: what came later and what went away is the [index](super::index)'s
 //! business. It finds *candidates*; how alike they are is computed from the blocks.
 //!
@@ -32,18 +32,18 @@ const INSERTS_PER_LOOK: usize = 64;
 /// Bytes of a scale.
 const SCALE_BYTES: usize = size_of::<f32>();
 
-/// A capability that has a vector: block, and place in it.
+/// A capability that has a centroid: block, and place in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) block: u32,
     pub(super) capability: u32,
 }
 
-/// A graph over the vectors of some blocks.
+/// A graph over the centroids of some blocks.
 pub(super) struct Graph {
     hnsw: Hnsw<'static, i8, Angle>,
     blocks: Vec<Arc<Block>>,
-    /// By point. Many nodes run the same models: equal vectors are one point with several owners, because points at the
+    /// By point. Many nodes run the same models: equal centroids are one point with several owners, because points at the
     /// same place would fill each other's neighbour lists and cut the graph apart.
     owners: Vec<Vec<Owner>>,
 }
@@ -59,24 +59,23 @@ impl Graph {
     pub(super) fn build(blocks: Vec<Arc<Block>>, unwanted: impl Fn() -> bool) -> Option<Self> {
         let mut owners: Vec<Vec<Owner>> = Vec::new();
         let mut known: HashMap<Vec<i8>, usize> = HashMap::new();
-        let total: usize = blocks.iter().map(|block| block.vectors() + block.capabilities()).sum();
+        let total: usize = blocks.iter().map(|block| block.capabilities()).sum();
         let hnsw = Hnsw::new(NEIGHBOURS, total, LAYERS, BUILD_WIDTH, Angle);
         for (at, block) in blocks.iter().enumerate() {
             for capability in 0..block.capabilities() {
                 let owner = Owner { block: at as u32, capability: capability as u32 };
-                for (values, scale) in block.points(capability) {
-                    let point = point(&values, scale);
-                    if let Some(&known) = known.get(&point) {
-                        owners[known].push(owner);
-                        continue;
-                    }
-                    if owners.len().is_multiple_of(INSERTS_PER_LOOK) && unwanted() {
-                        return None;
-                    }
-                    hnsw.insert((&point, owners.len()));
-                    known.insert(point, owners.len());
-                    owners.push(vec![owner]);
+                let Some((values, scale)) = block.centroid(capability) else { continue };
+                let point = point(values, scale);
+                if let Some(&known) = known.get(&point) {
+                    owners[known].push(owner);
+                    continue;
                 }
+                if owners.len().is_multiple_of(INSERTS_PER_LOOK) && unwanted() {
+                    return None;
+                }
+                hnsw.insert((&point, owners.len()));
+                known.insert(point, owners.len());
+                owners.push(vec![owner]);
             }
         }
         Some(Self { hnsw, blocks, owners })
@@ -87,7 +86,7 @@ impl Graph {
         &self.blocks
     }
 
-    /// Owners of about `width` points near the query, nearest first; an owner comes once for each near point.
+    /// Owners of about `width` points near the query, nearest first.
     pub(super) fn near(&self, query: &Query, width: usize) -> impl Iterator<Item = Owner> {
         let found = self.hnsw.search(&point(&query.values, query.scale), width, width);
         found.into_iter().flat_map(|neighbour| self.owners.get(neighbour.d_id).into_iter().flatten().copied())

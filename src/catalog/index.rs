@@ -1,27 +1,28 @@
 //! The capabilities whose meaning is nearest to a query's.
 //!
-//! Small and middling meshes are scanned: every vector of every kept capability in bytes, then the best again in
-//! floats. That is exact, needs no building and takes 256 bytes a vector. Above some 100,000 vectors a [`Graph`] is
-//! faster. It is built in the background over the blocks of one moment; blocks that came later (the *tail*) are
-//! scanned, blocks that went away are *masked*: they have no place in the snapshot, so nothing of theirs can be
-//! found. When tail and mask are a large share, a new graph is wanted.
+//! Those with the nearest centroids come first, then the best of them by all their vectors, all in bytes, and the best
+//! of these again in floats: see [`block`](super::block). Centroids are scanned: that needs no building and takes 256 bytes
+//! a capability. Above some 50,000 capabilities a [`Graph`] over the centroids is faster. It is built in the background
+//! over the blocks of one moment; blocks that came later (the *tail*) are scanned, blocks that went away are *masked*: they
+//! have no place in the snapshot, so nothing of theirs can be found. When tail and mask are a large share, a new graph is
+//! wanted.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::block::{Block, Query};
 use super::entry::{EntryId, Hit};
 use super::graph::Graph;
 
+/// Candidates by centroid whose vectors are looked at.
+const NEAR: usize = 256;
+
 /// Candidates that are judged again in floats: the first by floats is among so many by bytes.
 const JUDGED: usize = 32;
 
-/// Points that the graph is asked for at least: recall 0.97 at 100,000 vectors.
-const GRAPH_WIDTH: usize = 128;
-
-/// Points for each wanted capability. A capability has several points, and they are near each other.
-const GRAPH_WIDTH_PER_HIT: usize = 8;
+/// Centroids that the graph is asked for. More would find one more of a hundred, and take as long as a scan.
+const GRAPH_WIDTH: usize = 192;
 
 /// Who wants more hits than this is better served by a scan.
 const GRAPH_MOST_HITS: usize = 64;
@@ -30,12 +31,12 @@ const GRAPH_MOST_HITS: usize = 64;
 /// from building again and again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Vectors above which a graph is built. Measured: a scan takes 4 to 8 ns a vector while they fit the caches, and
-    /// 24 ns for 80,000 (1.9 ms in all) while the machine had other work; a graph took 1.7 to 2.1 ms then.
+    /// Capabilities above which a graph is built. A scan takes 4 to 8 ns a centroid while they fit the near caches, and
+    /// up to 24 ns when they do not: with 50,000, as long as a graph or longer.
     pub(super) up: usize,
-    /// Vectors below which it is dropped again.
+    /// Capabilities below which it is dropped again.
     pub(super) down: usize,
-    /// Tail and masked vectors, in percent of all, above which a new one is built. At a quarter, the tail of
+    /// Tail and masked capabilities, in percent of all, above which a new one is built. At a quarter, the tail of
     /// 50,000 costs some 150 us to scan.
     pub(super) stale_percent: usize,
 }
@@ -51,9 +52,9 @@ impl Default for Limits {
 pub(super) enum GraphNeed {
     /// It, or its absence, is as it should be.
     Fine,
-    /// There are too few vectors for one.
+    /// There are too few capabilities for one.
     Drop,
-    /// There are many vectors, and no graph or a stale one.
+    /// There are many capabilities, and no graph or a stale one.
     Build,
 }
 
@@ -72,7 +73,7 @@ struct View {
     first: Vec<Option<u32>>,
     /// Places in `Index::placed` of the blocks that the graph does not know.
     tail: Vec<usize>,
-    /// Vectors in the tail and masked vectors.
+    /// Capabilities in the tail and masked ones.
     stale: usize,
 }
 
@@ -80,7 +81,7 @@ struct View {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     placed: Vec<Placed>,
-    vectors: usize,
+    capabilities: usize,
     view: Option<View>,
     limits: Limits,
 }
@@ -94,9 +95,8 @@ impl Index {
             placed.push(Placed { block, first });
             first = next;
         }
-        let vectors = placed.iter().map(|placed| placed.block.vectors()).sum();
         let view = graph.map(|graph| View::new(graph, &placed));
-        Self { placed, vectors, view, limits }
+        Self { placed, capabilities: first as usize, view, limits }
     }
 
     /// The same with another graph.
@@ -112,9 +112,9 @@ impl Index {
     /// What the graph shall become.
     pub(super) fn need(&self) -> GraphNeed {
         match &self.view {
-            Some(_) if self.vectors < self.limits.down => GraphNeed::Drop,
-            Some(view) if view.stale * 100 > self.vectors * self.limits.stale_percent => GraphNeed::Build,
-            None if self.vectors > self.limits.up => GraphNeed::Build,
+            Some(_) if self.capabilities < self.limits.down => GraphNeed::Drop,
+            Some(view) if view.stale * 100 > self.capabilities * self.limits.stale_percent => GraphNeed::Build,
+            None if self.capabilities > self.limits.up => GraphNeed::Build,
             _ => GraphNeed::Fine,
         }
     }
@@ -126,74 +126,123 @@ impl Index {
         if count == 0 {
             return Vec::new();
         }
-        let candidates = self.by_graph(query, count, kept).unwrap_or_else(|| {
+        let near = self.near_by_graph(query, count, kept).unwrap_or_else(|| {
             let all = 0..self.placed.len();
-            self.scan(query, count.max(JUDGED), kept, all)
+            self.scan(query, count.max(NEAR), kept, all)
         });
-        self.judge(query, count, candidates)
+        let best = self.best(query, count.max(JUDGED), near);
+        self.judge(query, count, best)
     }
 
-    /// Candidates from graph and tail. `None` when a scan is as fast, or when the graph did not find enough.
-    fn by_graph(&self, query: &Query, count: usize, kept: &[bool]) -> Option<Vec<EntryId>> {
+    /// Candidates by centroid from graph and tail. `None` when a scan is as fast, or when the graph did not find enough.
+    fn near_by_graph(&self, query: &Query, count: usize, kept: &[bool]) -> Option<Vec<EntryId>> {
         let view = self.view.as_ref()?;
-        if count > GRAPH_MOST_HITS || self.kept_vectors(kept) < self.limits.down {
+        if count > GRAPH_MOST_HITS || kept.iter().filter(|kept| **kept).count() < self.limits.down {
             return None;
         }
-        let wanted = count.max(JUDGED);
-        let (mut found, mut seen) = (Vec::with_capacity(wanted), HashSet::with_capacity(wanted));
-        for owner in view.graph.near(query, GRAPH_WIDTH.max(GRAPH_WIDTH_PER_HIT * count)) {
+        let mut found = Vec::with_capacity(NEAR);
+        for owner in view.graph.near(query, GRAPH_WIDTH) {
             let Some(Some(first)) = view.first.get(owner.block as usize) else { continue };
             let entry = EntryId(first + owner.capability);
-            if kept.get(entry.0 as usize).copied().unwrap_or(false) && seen.insert(entry) {
+            if kept.get(entry.0 as usize).copied().unwrap_or(false) {
                 found.push(entry);
-                if found.len() == wanted {
+                if found.len() == NEAR {
                     break;
                 }
             }
         }
-        if found.len() < count {
+        if found.len() < count.max(JUDGED) {
             return None;
         }
-        found.extend(self.scan(query, wanted, kept, view.tail.iter().copied()));
+        found.extend(self.scan(query, NEAR, kept, view.tail.iter().copied()));
         Some(found)
     }
 
-    fn kept_vectors(&self, kept: &[bool]) -> usize {
-        let of = |placed: &Placed| -> usize {
-            let kept = kept.iter().skip(placed.first as usize).take(placed.block.capabilities());
-            kept.enumerate().filter(|(_, kept)| **kept).map(|(at, _)| placed.block.vectors_of(at)).sum()
-        };
-        self.placed.iter().map(of).sum()
-    }
-
-    /// The best `count` by bytes in some of the blocks, in no order.
+    /// The `count` nearest centroids in some of the blocks, in no order.
     fn scan(&self, query: &Query, count: usize, kept: &[bool], places: impl Iterator<Item = usize>) -> Vec<EntryId> {
-        let mut scored: Vec<(f32, EntryId)> = Vec::with_capacity(kept.len());
+        let mut nearest = Nearest::new(count);
         for placed in places.filter_map(|place| self.placed.get(place)) {
             let first = placed.first as usize;
             let kept = kept.get(first..(first + placed.block.capabilities()).min(kept.len())).unwrap_or_default();
-            placed.block.scan(query, kept, |capability, likeness| {
-                scored.push((likeness, EntryId(placed.first + capability as u32)));
+            placed.block.scan(query, kept, |capability, similarity| {
+                nearest.offer(similarity, EntryId(placed.first + capability as u32));
             });
         }
-        if scored.len() > count {
-            scored.select_nth_unstable_by(count - 1, better);
-            scored.truncate(count);
+        nearest.into_entries()
+    }
+
+    /// The best `count` of the candidates by likeness in bytes, in no order.
+    fn best(&self, query: &Query, count: usize, candidates: Vec<EntryId>) -> Vec<EntryId> {
+        if candidates.len() <= count {
+            return candidates;
         }
-        scored.into_iter().map(|(_, entry)| entry).collect()
+        let (mut nearest, mut products) = (Nearest::new(count), Vec::new());
+        for entry in candidates {
+            let Some((block, capability)) = self.place(entry) else { continue };
+            if let Some(likeness) = block.likeness(query, capability, &mut products) {
+                nearest.offer(likeness, entry);
+            }
+        }
+        nearest.into_entries()
+    }
+
+    /// The block of an entry, and its place in there.
+    fn place(&self, entry: EntryId) -> Option<(&Block, usize)> {
+        let place = self.placed.partition_point(|placed| placed.first <= entry.0).checked_sub(1)?;
+        let placed = self.placed.get(place)?;
+        Some((&placed.block, (entry.0 - placed.first) as usize))
     }
 
     fn judge(&self, query: &Query, count: usize, candidates: Vec<EntryId>) -> Vec<Hit> {
         let judged = candidates.into_iter().filter_map(|entry| {
-            let place = self.placed.partition_point(|placed| placed.first <= entry.0).checked_sub(1)?;
-            let placed = self.placed.get(place)?;
-            let (similarity, source) = placed.block.judge(query, (entry.0 - placed.first) as usize)?;
+            let (block, capability) = self.place(entry)?;
+            let (similarity, source) = block.judge(query, capability)?;
             Some(Hit { entry, similarity, source })
         });
         let mut hits: Vec<Hit> = judged.collect();
         hits.sort_unstable_by(|a, b| better(&(a.similarity, a.entry), &(b.similarity, b.entry)));
         hits.truncate(count);
         hits
+    }
+}
+
+/// The best of what is offered, at most `count`.
+struct Nearest {
+    count: usize,
+    /// Twice as many at most: then the worse half goes.
+    kept: Vec<(f32, EntryId)>,
+    /// What is not better than this is not among the best.
+    floor: f32,
+}
+
+impl Nearest {
+    fn new(count: usize) -> Self {
+        Self { count, kept: Vec::with_capacity(2 * count), floor: f32::NEG_INFINITY }
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, similarity: f32, entry: EntryId) {
+        // Equal ones are let in: the order of the snapshot decides between them.
+        if similarity >= self.floor {
+            self.kept.push((similarity, entry));
+            if self.kept.len() >= 2 * self.count {
+                self.shrink();
+            }
+        }
+    }
+
+    #[cold]
+    fn shrink(&mut self) {
+        if let Some(last) = self.count.checked_sub(1).filter(|last| *last < self.kept.len()) {
+            let (_, worst, _) = self.kept.select_nth_unstable_by(last, better);
+            self.floor = worst.0;
+        }
+        self.kept.truncate(self.count);
+    }
+
+    fn into_entries(mut self) -> Vec<EntryId> {
+        self.shrink();
+        self.kept.into_iter().map(|(_, entry)| entry).collect()
     }
 }
 
@@ -205,14 +254,14 @@ impl View {
         let first = graph.blocks().iter().map(|block| {
             let place = places.remove(&Arc::as_ptr(block));
             if place.is_none() {
-                stale += block.vectors();
+                stale += block.capabilities();
             }
             place.map(|(_, first)| first)
         });
         let first = first.collect();
         let mut tail: Vec<usize> = places.into_values().map(|(at, _)| at).collect();
         tail.sort_unstable();
-        stale += tail.iter().map(|&at| placed[at].block.vectors()).sum::<usize>();
+        stale += tail.iter().map(|&at| placed[at].block.capabilities()).sum::<usize>();
         Self { graph, first, tail, stale }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::describe::words_of;
 use super::entry::{EntryId, Hit};
 use super::index::better;
-use super::texts::texts;
+use super::texts::{subject, texts};
 use crate::capability::{Capability, VectorSource};
 use crate::embedding::simhash::{SimHash, simhash, similarity};
 use crate::embedding::words::keywords;
@@ -37,6 +37,7 @@ struct Words {
     /// Sorted.
     keywords: Box<[u32]>,
     simhash: SimHash,
+    subject: u64,
 }
 
 impl Lexicon {
@@ -49,9 +50,15 @@ impl Lexicon {
             keywords.sort_unstable();
             keywords.dedup();
             let sent = capability.meaning.as_ref().map(|meaning| meaning.simhash);
-            Words { keywords: keywords.into(), simhash: sent.unwrap_or_else(|| words_of(capability)) }
+            let simhash = sent.unwrap_or_else(|| words_of(capability));
+            Words { keywords: keywords.into(), simhash, subject: subject(capability) }
         });
         Self(words.collect())
+    }
+
+    /// Equal for capabilities with the same texts.
+    pub(super) fn subject(&self, capability: usize) -> u64 {
+        self.0.get(capability).map_or(0, |words| words.subject)
     }
 }
 

@@ -43,6 +43,7 @@ use crate::embedding::Embedder;
 
 pub use entry::{Entry, EntryId, Hit};
 pub use snapshot::{Adverts, Question, Snapshot};
+pub use texts::texts_of;
 
 use graph::Graph;
 use index::{GraphNeed, Limits};

@@ -50,10 +50,11 @@ impl Part {
 
     fn with_meaning(advert: &Arc<Advert>, block: Arc<Block>, lexicon: Arc<Lexicon>) -> Self {
         let node_name: Arc<str> = advert.name.as_str().into();
-        let entries = advert.capabilities.iter().map(|capability| Entry {
+        let entries = advert.capabilities.iter().enumerate().map(|(at, capability)| Entry {
             node: advert.node,
             node_name: Arc::clone(&node_name),
             capability: Arc::clone(capability),
+            subject: lexicon.subject(at),
         });
         let names = advert.capabilities.iter().map(|capability| {
             let mut names: Vec<Name> = Vec::with_capacity(1 + capability.aliases.len());

@@ -51,6 +51,12 @@ impl<'a> Question<'a> {
         Self { text, vector: None }
     }
 
+    /// The unit vector that is compared; empty where words are.
+    #[must_use]
+    pub fn vector(&self) -> &[f32] {
+        self.vector.as_ref().map_or(&[], Query::exact)
+    }
+
     /// Whether words are compared, whose similarities are no cosines.
     #[must_use]
     pub const fn by_words(&self) -> bool {
@@ -194,6 +200,12 @@ impl Snapshot {
     pub fn question<'a>(&self, text: &'a str) -> Question<'a> {
         let vector = self.embedder.as_ref().and_then(|embedder| Query::new(embedder.embed(text)));
         Question { text, vector }
+    }
+
+    /// The vector of a text in the space of the catalog's embedder; empty without one.
+    #[must_use]
+    pub fn vector(&self, text: &str) -> Vec<f32> {
+        self.embedder.as_ref().map(|embedder| embedder.embed(text)).unwrap_or_default()
     }
 
     /// The `count` capabilities whose texts mean most nearly what the query means, among those that `keep`

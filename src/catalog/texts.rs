@@ -1,12 +1,33 @@
 //! Which texts of a capability stand for what it is about.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::capability::{Capability, Kind, VectorSource, limits};
+
+/// All texts that say what a capability is about, for whoever learns from words: more than have vectors.
+#[must_use]
+pub fn texts_of(capability: &Capability) -> Vec<String> {
+    all(capability).into_iter().map(|(_, text)| text).collect()
+}
+
+/// Equal for capabilities with the same texts, whatever they are called.
+pub(super) fn subject(capability: &Capability) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    texts_of(capability).hash(&mut hasher);
+    hasher.finish()
+}
 
 /// The texts to be embedded, at most [`limits::VECTORS`]: description, topics with the domain, examples.
 ///
 /// A capability always has a first text. One that nobody described is described by its kind and its name, so that
 /// a general model is found by what such models are for.
 pub(super) fn texts(capability: &Capability) -> Vec<(VectorSource, String)> {
+    let mut texts = all(capability);
+    texts.truncate(limits::VECTORS);
+    texts
+}
+
+fn all(capability: &Capability) -> Vec<(VectorSource, String)> {
     let mut texts = Vec::with_capacity(2 + capability.examples.len());
     let description = capability.description.trim();
     let description = if description.is_empty() { made_up(capability) } else { description.to_owned() };
@@ -23,7 +44,6 @@ pub(super) fn texts(capability: &Capability) -> Vec<(VectorSource, String)> {
     }
     let examples = capability.examples.iter().map(|example| example.trim()).filter(|example| !example.is_empty());
     texts.extend(examples.map(|example| (VectorSource::Example, example.to_owned())));
-    texts.truncate(limits::VECTORS);
     texts
 }
 

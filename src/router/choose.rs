@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aliases::{Alias, Aliases, Prefer};
-use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Rejected, Step};
+use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step};
 use super::facts::{Fact, Facts, Speciality, decodes};
 use super::likeness::Prototypes;
-use super::meaning::{self, Meant, Verdict};
+use super::meaning::{self, Audience, Meant, Verdict};
 use super::reason;
 use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
 use super::signals::{NodeSignals, Path, SignalsRead};
 use super::target::{Among, Resolved, resolve};
+use super::tiers::Tiers;
+use super::training::Trainer;
 use crate::capability::{Capability, Intent, Kind, Operation, PeerId, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
 
@@ -28,8 +30,12 @@ pub(super) struct World<'a> {
     pub(super) signals: &'a SignalsRead<'a>,
     pub(super) aliases: &'a Aliases,
     pub(super) prototypes: &'a Prototypes,
+    pub(super) trainer: &'a Trainer,
     pub(super) now: Instant,
 }
+
+/// Scored entries that are held before all but the best are let go.
+const SCORED: usize = 4 * MAX_CANDIDATES;
 
 /// Tiers of `auto`: what was meant, then what answers anything, then the rest, as a last resort.
 const TIER_MEANT: i32 = 3;
@@ -68,7 +74,6 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
             decodes(intent.operation),
         ),
         weights: Weights::of(prefer),
-        facts: None,
         scored: Vec::new(),
         candidates_total: 0,
         rejected: Vec::new(),
@@ -99,9 +104,16 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
 struct Scored {
     score: f64,
     quality: f32,
-    similarity: Option<f32>,
+    parts: Parts,
     entry: EntryId,
     tier: i32,
+}
+
+impl Scored {
+    /// Best first. Equals in the order of the catalog, which is by node id: the same for every decision, and free.
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        score::best_first((self.score, self.quality), (other.score, other.quality)).then(self.entry.cmp(&other.entry))
+    }
 }
 
 /// An entry that can do it, by place, before it is scored.
@@ -143,8 +155,6 @@ struct Choice<'a> {
     nodes: Option<&'a [PeerId]>,
     demand: Demand,
     weights: Weights,
-    /// When there was a sweep.
-    facts: Option<Arc<Facts>>,
     scored: Vec<Scored>,
     /// Those that can do it, scored or not.
     candidates_total: usize,
@@ -218,19 +228,17 @@ impl<'a> Choice<'a> {
         });
         let nodes: Vec<_> = nodes.collect();
         let node_of = |fact: &Fact| nodes.get(fact.node as usize).and_then(Option::as_ref);
-        let mut ranked: Vec<Ranked> = Vec::with_capacity(facts.entries.len());
-        // Tiers are few, so a short list beats a map.
-        let mut sizes: Vec<(i32, usize)> = Vec::new();
+        let mut ranked: Vec<Ranked> = Vec::new();
+        let mut tiers = Tiers::default();
         for (place, (fact, entry)) in facts.entries.iter().zip(world.snapshot.entries()).enumerate() {
             let Some((node, any_cooling)) = node_of(fact) else { continue };
             match find(place, fact) {
                 Found::In(..) if *any_cooling && self.reject_cooling(entry, node.signals) => {}
                 Found::In(tier, similarity) => {
-                    match sizes.iter_mut().find(|(known, _)| *known == tier) {
-                        Some((_, size)) => *size += 1,
-                        None => sizes.push((tier, 1)),
+                    self.candidates_total += 1;
+                    if tiers.admit(tier) {
+                        ranked.push(Ranked { place: id_at(place).0, tier, similarity });
                     }
-                    ranked.push(Ranked { place: id_at(place).0, tier, similarity });
                 }
                 Found::Out(_) if self.rejected.len() >= MAX_REJECTED => self.rejected_total += 1,
                 Found::Out(why) => {
@@ -243,14 +251,7 @@ impl<'a> Choice<'a> {
                 }
             }
         }
-        sizes.sort_unstable_by_key(|(tier, _)| std::cmp::Reverse(*tier));
-        let mut above = 0;
-        let last = sizes.iter().find(|(_, size)| {
-            above += size;
-            above >= MAX_CANDIDATES
-        });
-        let lowest = last.or(sizes.last()).map_or(0, |(tier, _)| *tier);
-        for one in ranked.iter().filter(|one| one.tier >= lowest) {
+        for one in ranked.iter().filter(|one| one.tier >= tiers.lowest()) {
             let id = EntryId(one.place);
             let (Some(fact), Some(entry)) = (facts.entries.get(one.place as usize), world.snapshot.entry(id)) else {
                 continue;
@@ -259,8 +260,6 @@ impl<'a> Choice<'a> {
                 self.weigh(id, entry, fact, node, one.tier, one.similarity);
             }
         }
-        self.candidates_total += ranked.len();
-        self.facts = Some(Arc::clone(facts));
     }
 
     fn wants(&self, node: &PeerId) -> bool {
@@ -361,7 +360,8 @@ impl<'a> Choice<'a> {
                 .collect();
             if let Some(first) = named.first() {
                 let nearest = Some((meaning::Nearest::Entry(first.0), 1.0));
-                return Some(Verdict { meant: Some(Meant::Entries(named)), nearest, general: 0.0, needed: 1.0 });
+                let meant = Some(Meant::Entries(named));
+                return Some(Verdict { meant, nearest, general: 0.0, needed: 1.0, taken: None });
             }
         }
         let query = match (domain, intent.query.as_deref()) {
@@ -376,8 +376,10 @@ impl<'a> Choice<'a> {
                 present.push(fact.speciality);
             }
         }
-        let has = |speciality| present.contains(&speciality);
-        Some(meaning::judge(&query, snapshot, self.world.prototypes, &own_field, has))
+        self.world.trainer.asked(self.world.snapshot);
+        let prototypes = self.world.prototypes;
+        let audience = Audience { snapshot, facts, prototypes, own_field: &own_field, present: &present };
+        Some(meaning::judge(&query, &audience))
     }
 
     fn weigh(
@@ -389,9 +391,21 @@ impl<'a> Choice<'a> {
         tier: i32,
         similarity: Option<f32>,
     ) {
-        let parts = score::predict(&standing(entry, fact, node, self.world.now), &self.demand);
+        let mut parts = score::predict(&standing(entry, fact, node, self.world.now), &self.demand);
+        parts.similarity = similarity;
         let score = score::score(&self.weights, tier, &parts, node.path.0, self.dollars(fact));
-        self.scored.push(Scored { score, quality: fact.quality, similarity, entry: id, tier });
+        self.scored.push(Scored { score, quality: fact.quality, parts, entry: id, tier });
+        if self.scored.len() >= SCORED {
+            self.keep_best();
+        }
+    }
+
+    /// Keeps as many as a decision lists.
+    fn keep_best(&mut self) {
+        if self.scored.len() > MAX_CANDIDATES {
+            self.scored.select_nth_unstable_by(MAX_CANDIDATES, Scored::order);
+            self.scored.truncate(MAX_CANDIDATES);
+        }
     }
 
     fn dollars(&self, fact: &Fact) -> f64 {
@@ -418,16 +432,9 @@ impl<'a> Choice<'a> {
         intent: &Intent,
     ) -> Decision {
         let snapshot = self.world.snapshot;
-        // Equals in the order of the catalog, which is by node id: the same for every decision, and free.
-        let order = |a: &Scored, b: &Scored| {
-            score::best_first((a.score, a.quality), (b.score, b.quality)).then(a.entry.cmp(&b.entry))
-        };
         let candidates_total = self.candidates_total;
-        if self.scored.len() > MAX_CANDIDATES {
-            self.scored.select_nth_unstable_by(MAX_CANDIDATES, order);
-            self.scored.truncate(MAX_CANDIDATES);
-        }
-        self.scored.sort_unstable_by(order);
+        self.keep_best();
+        self.scored.sort_unstable_by(Scored::order);
         let candidates: Vec<_> = self.scored.iter().filter_map(|scored| self.candidate(scored)).collect();
 
         let no_route = candidates.is_empty().then(|| match self.cooling {
@@ -460,6 +467,7 @@ impl<'a> Choice<'a> {
             target,
             step: resolved.step,
             reason,
+            taken: verdict.and_then(|verdict| verdict.taken),
             abstained,
             candidates,
             candidates_total,
@@ -471,21 +479,14 @@ impl<'a> Choice<'a> {
     }
 
     fn candidate(&self, scored: &Scored) -> Option<Candidate> {
-        let world = self.world;
-        let entry = world.snapshot.entry(scored.entry)?;
-        let known = self.facts.as_ref().and_then(|facts| facts.entries.get(scored.entry.0 as usize)).copied();
-        let fact = known.unwrap_or_else(|| Fact::of(&entry.capability));
-        let load = world.snapshot.advert(&entry.node).map_or(0, |advert| advert.load);
-        let node = self.node_standing(&entry.node, load);
-        let mut parts = score::predict(&standing(entry, &fact, &node, world.now), &self.demand);
-        parts.similarity = scored.similarity;
+        let entry = self.world.snapshot.entry(scored.entry)?;
         Some(Candidate {
             node: entry.node,
             node_name: Arc::clone(&entry.node_name),
             capability: Arc::clone(&entry.capability),
             score: scored.score,
-            predicted: score::predicted(&parts),
-            parts,
+            predicted: score::predicted(&scored.parts),
+            parts: scored.parts,
         })
     }
 }

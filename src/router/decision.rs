@@ -21,6 +21,8 @@ pub struct Decision {
     pub step: Step,
     /// One sentence for a person: why the first candidate is the first.
     pub reason: String,
+    /// What the question was taken for, when the classifier was asked.
+    pub taken: Option<Taken>,
     /// Whether nothing matched well enough by meaning, so that the best general model was taken.
     pub abstained: bool,
     /// Who can do it, best first; at most [`MAX_CANDIDATES`].
@@ -35,6 +37,21 @@ pub struct Decision {
     pub no_route: Option<NoRoute>,
     /// What the decision took.
     pub elapsed: Duration,
+}
+
+/// What a question was taken for, by the classifier.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+pub struct Taken {
+    /// The best of what the mesh can do: a project, or a kind of thing in words.
+    pub what: String,
+    /// The probability that this is right, 0 to 1.
+    pub probability: f32,
+    /// What it would be taken for otherwise.
+    pub next: Option<String>,
+    /// The probability that this is right, 0 to 1.
+    pub next_probability: f32,
+    /// Whether the next would have been the best, and nobody who could be asked is made for it.
+    pub beaten: bool,
 }
 
 /// What a target turned out to be: the step of the resolution that found it.

@@ -9,6 +9,8 @@ use std::sync::{Arc, Weak};
 use crate::capability::{Capability, Cost, FeatureSet, Kind, ModalitySet, Operation, OperationSet, PeerId, Residency};
 use crate::catalog::Snapshot;
 
+use super::training::Taught;
+
 /// What the router needs to know of a capability.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fact {
@@ -35,7 +37,12 @@ pub(super) struct Fact {
     pub(super) kind: u32,
     /// Whether it has a domain or is a project, of whatever kind.
     pub(super) own_field: bool,
+    /// The classifier's number of what it is about; [`NO_CLASS`] when the classifier does not know.
+    pub(super) class: u32,
 }
+
+/// No class of the classifier.
+pub(super) const NO_CLASS: u32 = u32::MAX;
 
 /// What it is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,6 +112,7 @@ impl Fact {
             model: 0,
             kind: 0,
             own_field: capability.project.is_some() || capability.domain.is_some(),
+            class: NO_CLASS,
         }
     }
 }
@@ -123,7 +131,15 @@ pub(super) fn speciality(capability: &Capability) -> Speciality {
     if capability.project.is_some() || capability.domain.is_some() {
         return Speciality::Domain;
     }
-    match capability.kind.type_name() {
+    speciality_of_kind(&capability.kind)
+}
+
+/// What capabilities of a kind are made for.
+pub(super) fn speciality_of_kind(kind: &Kind) -> Speciality {
+    if kind.category() != "llm" || *kind == Kind::LLM_EMBED {
+        return Speciality::Other;
+    }
+    match kind.type_name() {
         "code" => Speciality::Code,
         "reasoning" => Speciality::Reasoning,
         "summarize" => Speciality::Summarize,
@@ -192,6 +208,8 @@ fn parameters_in_name(name: &str) -> Option<f64> {
 pub(super) struct Facts {
     /// Of which snapshot. Weak: an old one must not be kept in memory by its facts.
     of: Weak<Snapshot>,
+    /// By which classifier.
+    taught: Option<Arc<Taught>>,
     /// As the snapshot's entries.
     pub(super) entries: Vec<Fact>,
     /// The nodes that have entries, and their load class.
@@ -202,7 +220,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Reads the facts off a snapshot.
-    pub(super) fn new(snapshot: &Arc<Snapshot>) -> Self {
+    pub(super) fn new(snapshot: &Arc<Snapshot>, taught: Option<Arc<Taught>>) -> Self {
         let mut nodes: Vec<(PeerId, u8)> = Vec::new();
         let mut models: HashMap<String, u32> = HashMap::new();
         let mut kinds: Vec<Kind> = Vec::new();
@@ -221,10 +239,20 @@ impl Facts {
                     kinds.push(Kind::clone(kind));
                     u32::try_from(kinds.len() - 1).unwrap_or(u32::MAX)
                 });
-                Fact { node, model, kind, ..Fact::of(&entry.capability) }
+                let mut fact = Fact { node, model, kind, ..Fact::of(&entry.capability) };
+                if fact.speciality == Speciality::Domain {
+                    let class = taught.as_ref().and_then(|taught| taught.class_of(entry.subject));
+                    fact.class = class.unwrap_or(NO_CLASS);
+                }
+                fact
             })
             .collect();
-        Self { of: Arc::downgrade(snapshot), entries, nodes, kinds }
+        Self { of: Arc::downgrade(snapshot), taught, entries, nodes, kinds }
+    }
+
+    /// The classifier to which [`Fact::class`] belongs.
+    pub(super) fn taught(&self) -> Option<&Taught> {
+        self.taught.as_deref()
     }
 
     /// By place in [`kinds`](Self::kinds): whether it is one of these.
@@ -232,10 +260,14 @@ impl Facts {
         self.kinds.iter().map(wanted).collect()
     }
 
-    /// Whether they are of this snapshot.
-    pub(super) fn are_of(&self, snapshot: &Arc<Snapshot>) -> bool {
+    /// Whether they are of this snapshot, by this classifier.
+    pub(super) fn are_of(&self, snapshot: &Arc<Snapshot>, taught: Option<&Arc<Taught>>) -> bool {
+        let same_taught = match (&self.taught, taught) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
         // The weak reference keeps the allocation, so no other snapshot can have its address.
-        std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(snapshot))
+        same_taught && std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(snapshot))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::capability::{Advert, Capability, Kind, PeerId, limits};
 use crate::catalog::{Catalog, Question, Snapshot};
 use crate::embedding::Embedder;
 
-use super::prototypes;
+use super::phrases::phrases;
 
 /// Each prototype is compared with those of the other parts.
 const PARTS: usize = 5;
@@ -36,6 +36,12 @@ impl Scale {
     /// The similarity at this place between apart (0) and alike (1).
     pub(super) fn at(self, place: f32) -> f32 {
         self.apart + self.step(place)
+    }
+
+    /// Where a similarity stands: the other way round.
+    pub(super) fn place(self, similarity: f32) -> f32 {
+        let step = self.step(1.0);
+        if step > 0.0 { (similarity - self.apart) / step } else { 0.0 }
     }
 
     /// The difference of two similarities whose places are so far from each other.
@@ -104,17 +110,36 @@ impl Prototypes {
 
     /// The question as it will be compared: by its vector where that tells something, else by its words.
     pub(super) fn question<'a>(&self, text: &'a str, snapshot: &Snapshot) -> (Question<'a>, Scale) {
-        let by_vector = self.vectors.and_then(|scale| {
-            let question = snapshot.question(text);
-            (!question.by_words()).then_some((question, scale))
-        });
-        by_vector.unwrap_or_else(|| (Question::in_words(text), self.words))
+        if self.tells() { self.scaled(text, snapshot.question(text)) } else { (Question::in_words(text), self.words) }
+    }
+
+    /// The same, of a question that was read already.
+    pub(super) fn scaled<'a>(&self, text: &'a str, question: Question<'a>) -> (Question<'a>, Scale) {
+        match self.vectors {
+            Some(scale) if !question.by_words() => (question, scale),
+            _ => (Question::in_words(text), self.words),
+        }
+    }
+
+    /// Whether vectors are compared, where a text has one.
+    pub(super) const fn tells(&self) -> bool {
+        self.vectors.is_some()
     }
 
     /// How near the question is to each.
     pub(super) fn likeness(&self, question: &Question<'_>) -> Likeness {
         likeness(&self.snapshot, question)
     }
+}
+
+/// The English phrases of what language models do, by kind. Of the others, an embedder may know nothing.
+fn prototypes() -> [(Kind, Vec<&'static str>); 4] {
+    let of = |kind: Kind| {
+        let own = phrases().iter().filter(|phrase| phrase.kind.as_ref() == Some(&kind) && phrase.language == "en");
+        let texts = own.map(|phrase| phrase.text).collect();
+        (kind, texts)
+    };
+    [Kind::LLM_CHAT, Kind::LLM_CODE, Kind::LLM_REASONING, Kind::LLM_SUMMARIZE].map(of)
 }
 
 fn likeness(shelf: &Snapshot, question: &Question<'_>) -> Likeness {
@@ -134,7 +159,7 @@ fn likeness(shelf: &Snapshot, question: &Question<'_>) -> Likeness {
 fn shelf(embedder: Option<&Arc<dyn Embedder>>, kept: impl Fn(usize) -> bool) -> Arc<Snapshot> {
     let own = Catalog::new(embedder.cloned());
     let mut capabilities = Vec::new();
-    for (kind, phrases) in prototypes::ALL {
+    for (kind, phrases) in prototypes() {
         let phrases: Vec<_> = phrases.iter().enumerate().filter(|(place, _)| kept(*place)).collect();
         // As many to a capability as an advert may carry vectors for.
         for (part, phrases) in phrases.chunks(limits::VECTORS - 2).enumerate() {
@@ -175,7 +200,7 @@ fn measure(embedder: Option<&Arc<dyn Embedder>>) -> (Scale, f32) {
     let (mut alike, mut apart, mut right) = (Vec::new(), Vec::new(), 0_u16);
     for part in 0..PARTS {
         let shelf = shelf(embedder, |place| place % PARTS != part);
-        for (kind, phrases) in prototypes::ALL {
+        for (kind, phrases) in prototypes() {
             for phrase in phrases.iter().skip(part).step_by(PARTS) {
                 let mut found = likeness(&shelf, &shelf.question(phrase));
                 let own = std::mem::take(found.of_mut(&kind));

@@ -1,5 +1,10 @@
 //! Which capabilities a question means, and when it means none in particular.
 //!
+//! The [classifier](super::classifier) says, once it has been [taught](super::training) what this mesh is about: what the
+//! question is taken for, with its probability. Below a half, or when it is taken for general conversation or for
+//! something that nobody here can do, the router abstains.
+//!
+//! Until then, likeness alone must do.
 //! Two things are compared. The catalog says which capabilities with a field of their own (a domain, a
 //! project) have texts like the question. Prototypes, a few phrases for each thing that people do with a
 //! language model, say whether it looks like programming, reasoning, summarising or like anything at all.
@@ -7,11 +12,24 @@
 //! depends on what is compared, so the bars stand on the [`Scale`] of the embedding space, or of words. Otherwise the router abstains: a general model answers everything a little,
 //! a wrong expert answers wrongly.
 
-use crate::catalog::{EntryId, Snapshot};
+use crate::capability::Kind;
+use crate::catalog::{EntryId, Question, Snapshot};
 
-use super::decision::MAX_CANDIDATES;
-use super::facts::Speciality;
+use super::classifier::{Guess, Text};
+use super::decision::{MAX_CANDIDATES, Taken};
+use super::facts::{Facts, NO_CLASS, Speciality, speciality_of_kind};
 use super::likeness::{Prototypes, Scale};
+use super::reason::subject;
+use super::training::{Class, Taught, name_at, name_of};
+
+/// The probability from which on a guess is acted on. Chosen on the labelled phrases of this module's test: of general
+/// questions, the best speciality had 0.07 at most; of questions to a project with a handful of texts, it was rarely
+/// below 0.22. It is far below a half because calibration is by kinds, which have many texts, and a subject with few never
+/// scores as high. A guess that something else beats is not acted on, however probable.
+const SURE: f32 = 0.2;
+
+/// Subjects whose scores are so near to the best one's mean the same: two projects on one subject.
+const SAME: f32 = 0.1;
 
 /// Where on a [`Scale`] the similarity to a capability's texts stands at which it is meant. This and the next three
 /// were chosen on the labelled phrases of this module's test, in the space of the built-in embedder, where they come to
@@ -53,6 +71,8 @@ pub(super) struct Verdict {
     pub(super) general: f32,
     /// The similarity that the nearest needs to be meant.
     pub(super) needed: f32,
+    /// What the classifier took it for, if there is one.
+    pub(super) taken: Option<Taken>,
 }
 
 /// What is near to a question.
@@ -73,17 +93,142 @@ pub(super) enum Meant {
     Speciality(Speciality, f32),
 }
 
+/// Among whom a question is judged.
+pub(super) struct Audience<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) facts: &'a Facts,
+    pub(super) prototypes: &'a Prototypes,
+    /// By place: which entries have a field of their own and can do it.
+    pub(super) own_field: &'a [bool],
+    /// The specialities of those that can do it.
+    pub(super) present: &'a [Speciality],
+}
+
+impl Audience<'_> {
+    fn has(&self, speciality: Speciality) -> bool {
+        self.present.contains(&speciality)
+    }
+
+    fn only_general(&self) -> bool {
+        self.present.iter().all(|speciality| matches!(speciality, Speciality::General | Speciality::Other))
+    }
+}
+
 /// What the question means.
-///
-/// `own_field` says, by place, which entries have a field of their own and can do it; `has` whether anybody who can
-/// do it is of a speciality.
-pub(super) fn judge(
-    query: &str,
-    snapshot: &Snapshot,
-    prototypes: &Prototypes,
-    own_field: &[bool],
-    has: impl Fn(Speciality) -> bool,
-) -> Verdict {
+pub(super) fn judge(query: &str, audience: &Audience<'_>) -> Verdict {
+    match audience.facts.taught() {
+        Some(taught) if !audience.only_general() => by_class(query, audience, taught),
+        _ => by_likeness(query, audience),
+    }
+}
+
+/// By the classifier.
+fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
+    let Audience { snapshot, facts, own_field, .. } = audience;
+    let question = snapshot.question(query);
+    let text = Text::new(query, question.vector().to_vec());
+
+    let mut present = vec![false; taught.classes.len()];
+    let mut unlearnt = !taught.learnt_subjects();
+    // Thousands of subjects are not learnt, and need not be looked through.
+    if !unlearnt {
+        for (fact, _) in facts.entries.iter().zip(*own_field).filter(|(_, own)| **own) {
+            match present.get_mut(fact.class as usize) {
+                Some(present) => *present = true,
+                None => unlearnt = true,
+            }
+        }
+    }
+    let strangers = if unlearnt { strangers(query, question, audience, taught) } else { Vec::new() };
+    let places: Vec<f32> = strangers.iter().map(|(_, place)| *place).collect();
+    let available = |class: usize| match taught.classes.get(class) {
+        Some(Class::Kind(kind)) => match speciality_of_kind(kind) {
+            Speciality::Other => false,
+            Speciality::General => true,
+            speciality => audience.has(speciality),
+        },
+        Some(Class::Subject(_)) => present[class],
+        None => false,
+    };
+    let judgement = taught.classifier.judge(&text, available, &places);
+    let name = |guess: Guess| match guess {
+        Guess::Stranger(at) => strangers.get(at).map_or_else(String::new, |(id, _)| name_at(snapshot, *id)),
+        Guess::Class(class) => match taught.classes.get(class) {
+            Some(Class::Subject(subject)) => name_of(snapshot, *subject),
+            Some(Class::Kind(kind)) => kind_in_words(kind),
+            None => String::new(),
+        },
+    };
+    let taken = judgement.best.map(|(guess, score)| Taken {
+        what: name(guess),
+        probability: judgement.probability,
+        next: judgement.rival.map(|(rival, _)| name(rival)),
+        next_probability: judgement.rival_probability,
+        beaten: judgement.rival.is_some_and(|(_, rival)| rival > score),
+    });
+    let beaten = taken.as_ref().is_some_and(|taken| taken.beaten);
+    let sure = judgement.best.filter(|_| judgement.probability >= SURE && !beaten);
+    let meant = sure.and_then(|(guess, score)| match guess {
+        Guess::Stranger(best) => {
+            let bar = places[best] - TIE;
+            let near = strangers.iter().filter(|(_, place)| *place >= bar);
+            let mut entries: Vec<_> = near.map(|(id, place)| (*id, *place)).collect();
+            entries.sort_unstable_by_key(|(id, _)| *id);
+            Some(Meant::Entries(entries))
+        }
+        Guess::Class(class) => match taught.classes.get(class)? {
+            Class::Kind(kind) => match speciality_of_kind(kind) {
+                Speciality::General | Speciality::Other | Speciality::Domain => None,
+                special => Some(Meant::Speciality(special, judgement.likeness[class])),
+            },
+            Class::Subject(_) => {
+                let near = |fact: &super::facts::Fact| {
+                    judgement.scores.get(fact.class as usize).is_some_and(|other| *other >= score - SAME)
+                };
+                let all =
+                    facts.entries.iter().zip(*own_field).enumerate().filter(|(_, (fact, own))| **own && near(fact));
+                let entry = |(place, (fact, _)): (usize, (&super::facts::Fact, &bool))| {
+                    (EntryId(u32::try_from(place).unwrap_or(u32::MAX)), judgement.likeness[fact.class as usize])
+                };
+                Some(Meant::Entries(all.map(entry).collect()))
+            }
+        },
+    });
+    Verdict { meant, nearest: None, general: 0.0, needed: SURE, taken }
+}
+
+/// Those with a field of their own that came after the classifier was taught, and how alike they are on the scale on which
+/// unrelated texts are at 0 and related ones at 1.
+fn strangers(query: &str, question: Question<'_>, audience: &Audience<'_>, taught: &Taught) -> Vec<(EntryId, f32)> {
+    let (question, scale) = audience.prototypes.scaled(query, question);
+    let hits = if taught.learnt_subjects() {
+        let entries = audience.facts.entries.iter().zip(audience.own_field);
+        let unlearnt: Vec<bool> = entries.map(|(fact, own)| *own && fact.class == NO_CLASS).collect();
+        audience.snapshot.search_kept(&question, MAX_CANDIDATES, &unlearnt)
+    } else {
+        audience.snapshot.search_kept(&question, MAX_CANDIDATES, audience.own_field)
+    };
+    hits.iter().map(|hit| (hit.entry, scale.place(hit.similarity))).collect()
+}
+
+/// A kind as a person says it.
+fn kind_in_words(kind: &Kind) -> String {
+    match speciality_of_kind(kind) {
+        Speciality::Other => kind.to_string(),
+        speciality => subject(speciality).to_owned(),
+    }
+}
+
+/// Whether a text means one of these capabilities, by likeness alone.
+pub(super) fn means_one(text: &str, snapshot: &Snapshot, prototypes: &Prototypes, own_field: &[bool]) -> bool {
+    let (question, scale) = prototypes.question(text, snapshot);
+    let hits = snapshot.search_kept(&question, 1, own_field);
+    hits.first().is_some_and(|hit| hit.similarity >= Bars::on(scale).entry)
+}
+
+/// By likeness alone.
+fn by_likeness(query: &str, audience: &Audience<'_>) -> Verdict {
+    let Audience { snapshot, prototypes, own_field, .. } = audience;
     // The prototypes are in the catalog's embedding space, so that one embedding does for both.
     let (question, scale) = prototypes.question(query, snapshot);
     let likeness = prototypes.likeness(&question);
@@ -93,7 +238,7 @@ pub(super) fn judge(
         (Speciality::Reasoning, likeness.reasoning),
         (Speciality::Summarize, likeness.summarize),
     ];
-    let special = special.into_iter().filter(|(kind, _)| has(*kind)).max_by(|a, b| a.1.total_cmp(&b.1));
+    let special = special.into_iter().filter(|(kind, _)| audience.has(*kind)).max_by(|a, b| a.1.total_cmp(&b.1));
     let hits: Vec<_> = hits.iter().map(|hit| (hit.entry, hit.similarity)).collect();
     decide(&hits, special, likeness.general, Bars::on(scale))
 }
@@ -122,7 +267,7 @@ fn decide(hits: &[(EntryId, f32)], special: Option<(Speciality, f32)>, general: 
         Some((Nearest::Speciality(_), _)) => bars.special,
         _ => bars.entry,
     };
-    Verdict { meant, nearest, general, needed: threshold.max(general + bars.margin) }
+    Verdict { meant, nearest, general, needed: threshold.max(general + bars.margin), taken: None }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The labelled phrases by which the thresholds were chosen, and the rule by itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::*;
 use crate::capability::{Capability, Kind, Operation, OperationSet, PeerId};
@@ -248,6 +248,92 @@ fn headlines(router: &Router) {
     }
 }
 
+/// A router with the built-in embedder that has learnt what the mesh is about: once for all tests, as it takes a while.
+fn taught() -> &'static Router {
+    static TAUGHT: LazyLock<Router> = LazyLock::new(|| {
+        let router = router();
+        router.learn();
+        router
+    });
+    &TAUGHT
+}
+
+#[test]
+fn what_was_learnt_makes_it_better() {
+    let router = taught();
+    no_worse_than(router, 3, 0);
+    let mut intent = intent(None);
+    for (phrase, start) in [
+        ("How do I care for my llama?", "the question means farm/camelids ("),
+        ("write a quicksort in Rust", "the question is about programming ("),
+        ("hello", "the question is general conversation ("),
+        ("draw a lighthouse at sunset", "the question looks like vision/generate, which nobody here is made for"),
+    ] {
+        intent.query = Some(phrase.to_owned());
+        let decision = router.decide(&intent);
+        assert!(decision.reason.starts_with(start), "{phrase}: {}", decision.reason);
+        let taken = decision.taken.expect("the classifier was asked");
+        assert!((0.0..=1.0).contains(&taken.probability) && taken.next.is_some(), "{phrase}: {taken:?}");
+        assert!(taken.probability + taken.next_probability <= 1.0 + 1e-3, "{phrase}: {taken:?}");
+        assert_eq!(decision.abstained, taken.probability < SURE || phrase == "hello", "{phrase}: {taken:?}");
+    }
+}
+
+#[test]
+fn other_languages_are_understood_without_an_embedder_of_theirs() {
+    for (phrase, expected) in [
+        ("Schreibe eine Funktion in Python, die Primzahlen berechnet", "code"),
+        ("Écris un programme en Java qui trie une liste", "code"),
+        ("Escribe una función que invierta una lista en JavaScript", "code"),
+        ("Beweise, dass es unendlich viele Primzahlen gibt", "reasoning"),
+        ("Guten Morgen, wie geht's?", "general"),
+        ("¿Cuál es la capital de Francia?", "general"),
+    ] {
+        let (label, reason) = label(taught(), phrase);
+        assert_eq!(label, expected, "{phrase}: {reason}");
+    }
+}
+
+#[test]
+fn whoever_came_after_the_lesson_counts_by_likeness() {
+    let catalog = Arc::new(Catalog::new(Some(Arc::new(StaticEmbedder::builtin()))));
+    let (a, b) = (PeerId::random(), PeerId::random());
+    let models = || vec![chat_model("qwen2.5:7b", 7), of_kind("qwen2.5-coder:7b", Kind::LLM_CODE, 7)];
+    fill(&catalog, vec![(a, "gpu", models())]);
+    let router = Router::new(Arc::clone(&catalog), Arc::new(Signals::new(a)), Default::default(), a);
+    router.learn();
+    let late = project(
+        "farm/camelids",
+        "camelids",
+        "Answers questions about keeping llamas and alpacas: feeding, shearing, health and housing.",
+        &["llama", "alpaca"],
+        &["What do alpacas eat?"],
+    );
+    fill(&catalog, vec![(a, "gpu", models()), (b, "farm", vec![late])]);
+    let ask = || headlines(&router);
+    ask();
+    router.learn();
+    ask();
+}
+
+#[test]
+fn copies_of_a_project_are_one_subject_and_all_candidates() {
+    let catalog = Arc::new(Catalog::new(Some(Arc::new(StaticEmbedder::builtin()))));
+    let nodes = [PeerId::random(), PeerId::random(), PeerId::random()];
+    let bread =
+        || project("home/bread", "baking", "Knows sourdough bread: starters, proofing, ovens.", &["bread"], &[]);
+    let offered = nodes.map(|node| (node, "baker", vec![bread(), chat_model("qwen2.5:7b", 7)]));
+    fill(&catalog, offered.into());
+    let router = Router::new(catalog, Arc::new(Signals::new(nodes[0])), Default::default(), nodes[0]);
+    router.learn();
+    let mut intent = intent(None);
+    intent.query = Some("why does my sourdough bread not rise in the oven?".to_owned());
+    let decision = router.decide(&intent);
+    let first: Vec<_> = decision.candidates.iter().take(3).map(|c| c.capability.project.as_deref()).collect();
+    assert_eq!(first, [Some("home/bread"); 3], "{}", decision.reason);
+    assert!(!decision.abstained, "{}", decision.reason);
+}
+
 /// At most so many wrong of all phrases, and so many of these general questions that went to a specialist.
 fn no_worse_than(router: &Router, most: usize, most_misled: usize) {
     headlines(router);
@@ -260,12 +346,18 @@ fn no_worse_than(router: &Router, most: usize, most_misled: usize) {
 #[test]
 fn without_an_embedder_words_do() {
     no_worse_than(&router_with(None), 6, 2);
+    let router = router_with(None);
+    router.learn();
+    headlines(&router);
 }
 
 #[test]
 fn the_bars_move_with_the_space() {
-    let shifted = Shifted(StaticEmbedder::builtin(), "shifted/257".into());
-    no_worse_than(&router_with(Some(Arc::new(shifted))), 3, 0);
+    let shifted: Arc<dyn Embedder> = Arc::new(Shifted(StaticEmbedder::builtin(), "shifted/257".into()));
+    no_worse_than(&router_with(Some(Arc::clone(&shifted))), 3, 0);
+    let router = router_with(Some(shifted));
+    router.learn();
+    no_worse_than(&router, 3, 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::decision::{Candidate, Rejected, Step};
+use super::decision::{Candidate, Rejected, Step, Taken};
 use super::facts::Speciality;
 use super::meaning::{Meant, Nearest, Verdict};
 use super::target::{Among, Resolved};
@@ -50,6 +50,9 @@ fn by_meaning(grounds: &Grounds<'_>, first: &Candidate) -> String {
     let Some(verdict) = grounds.verdict else {
         return format!("{name} can do {}", grounds.operation);
     };
+    if let Some(taken) = &verdict.taken {
+        return by_class(grounds, verdict, taken, name);
+    }
     let general = verdict.general;
     match &verdict.meant {
         Some(Meant::Entries(_)) if grounds.meant => {
@@ -80,12 +83,46 @@ fn by_meaning(grounds: &Grounds<'_>, first: &Candidate) -> String {
     }
 }
 
-fn subject(speciality: Speciality) -> &'static str {
+/// What the classifier said.
+fn by_class(grounds: &Grounds<'_>, verdict: &Verdict, taken: &Taken, name: &str) -> String {
+    let sure = percent(taken.probability);
+    let next = match &taken.next {
+        Some(next) if taken.next_probability >= 0.005 => format!("; next {next}, {}", percent(taken.next_probability)),
+        _ => String::new(),
+    };
+    match &verdict.meant {
+        Some(Meant::Entries(_)) if grounds.meant => format!("the question means {name} ({sure} sure{next})"),
+        Some(Meant::Speciality(kind, _)) if grounds.meant => {
+            format!("the question is about {} ({sure} sure{next}), and {name} is made for it", subject(*kind))
+        }
+        Some(_) => format!("whoever the question means has failed lately, so the best general model: {name}"),
+        None if taken.beaten => {
+            let next = taken.next.as_deref().unwrap_or("something else");
+            format!("the question looks like {next}, which nobody here is made for, so the best general model: {name}")
+        }
+        None if taken.what == subject(Speciality::General) => {
+            format!("the question is {} ({sure} sure{next}), so the best general model: {name}", taken.what)
+        }
+        None => format!(
+            "no speciality is near enough to the question (best: {}, {sure} sure, needed {}{next}), so the best general model: {name}",
+            taken.what,
+            percent(verdict.needed)
+        ),
+    }
+}
+
+fn percent(probability: f32) -> String {
+    format!("{:.0} %", probability * 100.0)
+}
+
+/// A speciality in words.
+pub(super) fn subject(speciality: Speciality) -> &'static str {
     match speciality {
         Speciality::Code => "programming",
         Speciality::Reasoning => "reasoning",
         Speciality::Summarize => "summarising",
-        Speciality::General | Speciality::Domain | Speciality::Other => "something else",
+        Speciality::General => "general conversation",
+        Speciality::Domain | Speciality::Other => "something else",
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) fn decision() -> Decision {
         id: "d-1".to_owned(),
         target: "llama3.2".to_owned(),
         reason: "warm on gpu — nearest".to_owned(),
+        taken: None,
         abstained: false,
         step: Step::Model,
         candidates: vec![candidate()],

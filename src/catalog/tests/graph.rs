@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 
 /// So small that tests are quick, and large enough that the graph has layers.
-const LIMITS: Limits = Limits { up: 300, down: 200, stale_percent: 25 };
+const LIMITS: Limits = Limits { up: 100, down: 67, stale_percent: 25 };
 
 /// Capabilities of a node, with vectors of their own.
 const EACH: usize = 10;
@@ -61,7 +61,7 @@ fn a_large_mesh_gets_a_graph_that_agrees_with_the_scan() {
     let catalog = Catalog::with_limits(Some(embedder()), LIMITS);
     let mut adverts = mesh(0..5);
     catalog.update(&adverts);
-    assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine, "150 vectors");
+    assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine, "50 capabilities");
     adverts.extend(mesh(5..25));
     catalog.update(&adverts);
     let graph = graph_of(&catalog);
@@ -110,7 +110,7 @@ fn a_stale_graph_is_built_again_and_a_small_mesh_drops_it() {
     assert!(!Arc::ptr_eq(&first, &second) && second.blocks().len() == 24);
     assert_eq!(catalog.snapshot().graph_need(), GraphNeed::Fine);
 
-    // 240 vectors are between the limits: with a graph it stays, without it none is built.
+    // 80 capabilities are between the limits: with a graph it stays, without it none is built.
     while adverts.len() > 20 {
         adverts.pop_first();
     }
@@ -124,7 +124,7 @@ fn a_stale_graph_is_built_again_and_a_small_mesh_drops_it() {
         adverts.pop_first();
     }
     catalog.update(&adverts);
-    assert!(catalog.shared.writer.lock().graph.is_none(), "180 vectors");
+    assert!(catalog.shared.writer.lock().graph.is_none(), "60 capabilities");
     let exact = catalog.snapshot().search(&sentences::sentence(1), 3, |_| true);
     assert_eq!(exact.len(), 3);
 }
@@ -161,4 +161,40 @@ fn equal_capabilities_of_many_nodes_are_one_point_and_all_found() {
     let nodes: std::collections::HashSet<_> =
         hits.iter().map(|hit| snapshot.entry(hit.entry).expect("an entry").node).collect();
     assert_eq!(nodes.len(), 30, "{hits:?}");
+}
+
+/// What a search promises, without its short cuts: every vector of every capability.
+fn exhaustive(snapshot: &Snapshot, query: &str) -> (f32, EntryId) {
+    let query = embedder().embed(query);
+    let likeness = |capability: &Capability| {
+        let vectors = texts::texts(capability).into_iter().map(|(_, text)| embedder().embed(&text));
+        let (mut sum, mut best) = (vec![0.0_f32; query.len()], -1.0_f32);
+        for vector in vectors {
+            best = best.max(vector.iter().zip(&query).map(|(a, b)| a * b).sum());
+            sum.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += x);
+        }
+        let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        0.5 * best + 0.5 * sum.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>() / length
+    };
+    let all = snapshot.entries().iter().enumerate();
+    let all = all.map(|(at, entry)| (likeness(&entry.capability), EntryId(at as u32)));
+    all.max_by(|a, b| a.0.total_cmp(&b.0)).expect("entries")
+}
+
+#[test]
+fn looking_at_centroids_first_misses_next_to_nothing() {
+    // Each of 1,000 capabilities is about three things that have nothing to do with each other.
+    let catalog = Catalog::new(Some(embedder()));
+    catalog.update(&mesh(0..100));
+    let snapshot = catalog.snapshot();
+    let mut missed = Vec::new();
+    for n in 0..100 {
+        let query = format!("could you {}", sentences::sentence(n * 29 + 11));
+        let (likeness, _) = exhaustive(&snapshot, &query);
+        let hit = snapshot.search(&query, 1, |_| true)[0];
+        if hit.similarity < likeness - 0.01 {
+            missed.push((query, likeness, hit.similarity));
+        }
+    }
+    assert!(missed.len() <= 2, "{} of 100 missed: {missed:?}", missed.len());
 }
