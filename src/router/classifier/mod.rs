@@ -329,7 +329,7 @@ impl Classifier {
 /// A place that is not absurd, whatever it came from; what is no number is as far away as can be.
 fn bounded(place: f32) -> f32 {
     const FAR: f32 = 10.0;
-    place.max(-FAR).min(FAR)
+    if place.is_nan() { -FAR } else { place.clamp(-FAR, FAR) }
 }
 
 /// What became of the texts that were held back.
