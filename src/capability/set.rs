@@ -152,6 +152,8 @@ named_set! {
         Tool = "tool",
         /// `POST /v1/agent/invoke`.
         Agent = "agent",
+        /// `POST /v1/messages/count_tokens`; the payload is a chat.
+        CountTokens = "count_tokens",
     }
 }
 

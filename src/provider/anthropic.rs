@@ -67,7 +67,7 @@ impl Anthropic {
     fn capability(&self, model: &Listed) -> Capability {
         let role = Some(Role::of_name(&model.id)).filter(|role| role.writes_text()).unwrap_or(Role::Chat);
         let mut it = naming::capability(&self.offer.id, &model.id, role);
-        it.operations = OperationSet::of(&[Operation::Chat]);
+        it.operations = OperationSet::of(&[Operation::Chat, Operation::CountTokens]);
         it.context_length = model.max_input_tokens.filter(|length| *length > 0);
         it.residency = Residency::Warm;
         // What the list does not tell is not denied: a wrong no would refuse what works.
@@ -90,14 +90,18 @@ impl Anthropic {
 
     fn exchange(&self, call: &Call) -> Result<Exchange, Failure> {
         let model = self.offer.model(&call.capability)?;
-        if call.operation != Operation::Chat {
-            let message = format!("{} cannot do {:?}", self.offer.backend.label(), call.operation.as_str());
-            return Err(Failure::new(ErrorClass::Request, message));
-        }
+        let path: &[&'static str] = match call.operation {
+            Operation::Chat => &["messages"],
+            Operation::CountTokens => &["messages", "count_tokens"],
+            other => {
+                let message = format!("{} cannot do {:?}", self.offer.backend.label(), other.as_str());
+                return Err(Failure::new(ErrorClass::Request, message));
+            }
+        };
         let limits = self.limits.load().get(&model).copied().unwrap_or_default();
         Ok(Exchange {
             backend: self.offer.backend.clone(),
-            path: vec!["messages".into()],
+            path: path.iter().map(|&segment| segment.into()).collect(),
             model,
             headers: vec![VERSION],
             done_is_reliable: true,

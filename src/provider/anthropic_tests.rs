@@ -83,6 +83,18 @@ async fn a_whole_answer_is_translated() {
 }
 
 #[tokio::test]
+async fn tokens_are_counted_where_the_model_is() {
+    let (double, provider, model) = account(Scripted::json(200, "{}")).await;
+    double.set("POST /v1/messages/count_tokens", Scripted::json(200, "{\"input_tokens\":42}"));
+    assert!(model.operations.contains(Operation::CountTokens));
+    let (frames, bytes) = collect(provider.call(call(&model.id, Operation::CountTokens, false, CHAT))).await;
+    assert!(matches!(frames.last(), Some(Frame::End { .. })), "{frames:?}");
+    assert_eq!(bytes, "{\"input_tokens\":42}");
+    let sent: Value = serde_json::from_str(&double.last("POST /v1/messages/count_tokens").body).expect("JSON");
+    assert_eq!(sent, json!({"model": "claude-x", "messages": [{"role": "user", "content": "hi"}]}));
+}
+
+#[tokio::test]
 async fn failures_say_whose_they_are_in_openais_shape() {
     let error = |kind: &str| json!({"type": "error", "error": {"type": kind, "message": "no"}}).to_string();
     for (status, kind, class) in [

@@ -16,6 +16,7 @@ use super::protocol::Protocol;
 use super::relay::{Completion, Relay};
 use super::{failure, inspect};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
+use crate::dialect::claude::Limits;
 
 /// Longest answer that is read in one piece: ten images in base64, or some thousand embeddings.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -56,6 +57,8 @@ impl Exchange {
             Operation::GenerateImage => &["images", "generations"],
             Operation::Transcribe => &["audio", "transcriptions"],
             Operation::Speak => &["audio", "speech"],
+            // There is no such path in OpenAI's API; servers that count have Anthropic's.
+            Operation::CountTokens => &["messages", "count_tokens"],
             Operation::Ml | Operation::Tool | Operation::Agent => return None,
         };
         Some(Self {
@@ -64,7 +67,10 @@ impl Exchange {
             model: model.to_owned(),
             headers: Vec::new(),
             done_is_reliable: true,
-            protocol: Protocol::OpenAi,
+            protocol: match operation {
+                Operation::CountTokens => Protocol::Anthropic(Limits::default()),
+                _ => Protocol::OpenAi,
+            },
         })
     }
 
@@ -76,7 +82,7 @@ impl Exchange {
             let late = || {
                 Failure::new(ErrorClass::Timeout, format!("{} has not answered in time", self.backend.label()))
             };
-            let body = match self.protocol.request(&call.payload, &call.content_type, &self.model) {
+            let body = match self.protocol.request(&call, &self.model) {
                 Ok(body) => body,
                 Err(failure) => {
                     yield Frame::Error(failure);
@@ -159,7 +165,7 @@ impl Exchange {
                 let judged = match body {
                     Ok(body) => self
                         .protocol
-                        .answer(body, self.backend.label())
+                        .answer(call.operation, body, self.backend.label())
                         .and_then(|body| Ok((self.judge(call.operation, &body)?, body)))
                         .map(|(usage, body)| (body, usage)),
                     Err(cause) => Err(Failure::new(

@@ -93,6 +93,7 @@ impl OpenAi {
         if self.kind == BackendKind::LlamaCpp || owned_by("llamacpp") {
             details.props = backend.json(backend.root(Method::GET, &["props"])).await.ok();
             details.embeds = self.serves(&["v1", "embeddings"]).await;
+            details.counts = self.serves(&["v1", "messages", "count_tokens"]).await;
             details.no_chat = !self.serves(&["completion"]).await && details.embeds;
         }
         if self.kind == BackendKind::LmStudio {
@@ -182,6 +183,9 @@ impl OpenAi {
             if props.and_then(|props| props.modalities.as_ref()).is_some_and(|modalities| modalities.audio) {
                 it.modalities.insert(Modality::Audio);
             }
+            if details.counts {
+                it.operations.insert(Operation::CountTokens);
+            }
             if details.embeds {
                 it.operations.insert(Operation::Embed);
                 it.embedding_length = meta.n_embd;
@@ -233,6 +237,8 @@ struct Details {
     props: Option<Props>,
     /// llama.cpp was started with embeddings.
     embeds: bool,
+    /// llama.cpp counts the tokens of a chat.
+    counts: bool,
     /// llama.cpp was started for embeddings only.
     no_chat: bool,
     studio: HashMap<String, StudioModel>,

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::payload;
-use crate::capability::{ErrorClass, Failure};
+use crate::capability::{Call, ErrorClass, Failure, Operation};
 use crate::dialect::claude::{self, ChatReader, Limits};
 
 /// What a backend speaks.
@@ -28,17 +28,21 @@ pub(crate) enum Reader {
 
 impl Protocol {
     /// The body to send for a call.
-    pub(crate) fn request(self, body: &Bytes, content_type: &str, model: &str) -> Result<Bytes, Failure> {
-        match self {
-            Self::OpenAi => payload::with_model(body, content_type, model),
-            Self::Anthropic(limits) => claude::request(body, model, limits).map(Bytes::from).map_err(|refusal| {
-                let mut failure = Failure::new(ErrorClass::Request, refusal.message.clone());
-                let error = serde_json::json!({"error": {
-                    "message": refusal.message, "type": "invalid_request_error", "param": refusal.param, "code": null}});
-                failure.body = Some((error.to_string().into(), "application/json".to_owned()));
-                failure
-            }),
-        }
+    pub(crate) fn request(self, call: &Call, model: &str) -> Result<Bytes, Failure> {
+        let translated = match self {
+            Self::OpenAi => return payload::with_model(&call.payload, &call.content_type, model),
+            Self::Anthropic(_) if call.operation == Operation::CountTokens => {
+                claude::count_request(&call.payload, model)
+            }
+            Self::Anthropic(limits) => claude::request(&call.payload, model, limits),
+        };
+        translated.map(Bytes::from).map_err(|refusal| {
+            let mut failure = Failure::new(ErrorClass::Request, refusal.message.clone());
+            let error = serde_json::json!({"error": {
+                "message": refusal.message, "type": "invalid_request_error", "param": refusal.param, "code": null}});
+            failure.body = Some((error.to_string().into(), "application/json".to_owned()));
+            failure
+        })
     }
 
     /// What reads a streamed answer to this call.
@@ -50,9 +54,11 @@ impl Protocol {
     }
 
     /// An answer in one piece as OpenAI's. `backend` names it in messages.
-    pub(crate) fn answer(self, body: Bytes, backend: &str) -> Result<Bytes, Failure> {
+    pub(crate) fn answer(self, operation: Operation, body: Bytes, backend: &str) -> Result<Bytes, Failure> {
         match self {
             Self::OpenAi => Ok(body),
+            // A count is a count in any dialect.
+            Self::Anthropic(_) if operation == Operation::CountTokens => Ok(body),
             Self::Anthropic(_) => claude::answer(&body, now())
                 .map(Bytes::from)
                 .map_err(|told| Failure::new(ErrorClass::Backend, format!("{backend}: {}", told.message))),

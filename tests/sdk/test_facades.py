@@ -94,8 +94,15 @@ class TestAnthropic:
         assert json.loads(message.content[0].text) == {"city": "Cusco"}
 
     def test_tokens_are_counted(self, claude):
-        count = claude.messages.count_tokens(model=CHAT, messages=say("x" * 400)).input_tokens
-        assert 50 < count < 400
+        # By the backend that has the model, or estimated and so marked.
+        for model, marked in ((CHAT, False), (CLAUDE, False), (MODEL, True)):
+            raw = claude.messages.with_raw_response.count_tokens(model=model, messages=say("x" * 400))
+            assert ("x-atmosphere-estimate" in raw.headers) == marked, model
+            count = raw.parse().input_tokens
+            assert 50 < count < 500
+            if model == CHAT:
+                usage = claude.messages.create(model=model, max_tokens=1, messages=say("x" * 400)).usage
+                assert count == usage.input_tokens + usage.cache_read_input_tokens
 
     def test_models(self, claude):
         models = {model.id for model in claude.models.list()}

@@ -288,14 +288,27 @@ async fn deadlines_and_preferences_hold_there_too() {
 }
 
 #[tokio::test]
-async fn tokens_of_a_message_are_estimated_without_an_answer() {
-    let api = silent_api(settings()).await;
-    let body = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "x".repeat(400)}]});
-    let response = api.post("/v1/messages/count_tokens", &body).await;
-    assert_eq!(response.status(), 200);
-    assert_eq!(response.headers()["x-atmosphere-estimate"], "true");
-    let counted: Value = response.json().await.expect("JSON");
-    assert_eq!(counted, json!({"input_tokens": 104}));
+async fn tokens_are_counted_by_whoever_has_the_model_or_estimated() {
+    let api = api(settings(), |intent| {
+        assert_eq!(intent.operation, Operation::CountTokens);
+        if intent.query.as_deref() == Some("slow") {
+            return futures::future::pending().boxed();
+        }
+        futures::future::ok(pieces("application/json", vec![Ok("{\"input_tokens\":42}")])).boxed()
+    })
+    .await;
+    let long = "x".repeat(400);
+    for (model, said, count, estimated) in
+        [("llama3.2", &*long, 42, false), ("auto", &long, 104, true), ("llama3.2", "slow", 5, true)]
+    {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": said}]});
+        let request = api.client.post(api.url("/v1/messages/count_tokens")).json(&body);
+        let response = request.header("x-atmosphere-timeout", "2").send().await.expect("an answer");
+        assert_eq!(response.status(), 200, "{model}");
+        assert_eq!(response.headers().contains_key("x-atmosphere-estimate"), estimated, "{model} {said}");
+        let counted: Value = response.json().await.expect("JSON");
+        assert_eq!(counted, json!({ "input_tokens": count }), "{model} {said}");
+    }
 }
 
 #[tokio::test]

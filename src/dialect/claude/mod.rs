@@ -12,7 +12,7 @@ mod round_trip;
 
 pub(crate) use answer::{answer, error};
 pub(crate) use reader::ChatReader;
-pub(crate) use request::{Limits, request};
+pub(crate) use request::{Limits, count_request, request};
 
 /// Chat's reason to end for one of Anthropic's.
 fn finish_reason(stop_reason: &str) -> &'static str {

@@ -77,6 +77,21 @@ pub(crate) fn request(body: &[u8], model: &str, limits: Limits) -> Result<Vec<u8
     Ok(Json::from(out).to_bytes())
 }
 
+/// The body of a chat as a request to count its tokens: without what is said of the answer.
+///
+/// # Errors
+///
+/// See [`request`].
+pub(crate) fn count_request(body: &[u8], model: &str) -> Result<Vec<u8>, Refusal> {
+    let whole = request(body, model, Limits::default())?;
+    let mut whole = Object::body(&whole)?;
+    let mut out = Entries::new();
+    for counted in ["model", "messages", "system", "tools", "tool_choice", "thinking"] {
+        out.maybe(counted, whole.take(counted));
+    }
+    Ok(Json::from(out).to_bytes())
+}
+
 /// Refuses what cannot be expressed, and drops what says nothing about the answer.
 fn refuse(chat: &mut Object<'_>) -> Result<(), Refusal> {
     if chat.count("n")?.is_some_and(|count| count != 1) {

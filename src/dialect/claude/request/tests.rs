@@ -90,6 +90,14 @@ fn how_long_to_think_and_to_write() {
 }
 
 #[test]
+fn a_count_asks_for_no_answer() {
+    let chat = json!({"max_tokens": 9, "stop": "x", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]});
+    let body = count_request(chat.to_string().as_bytes(), "c").expect("a request");
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(body, json!({"model": "c", "system": "s", "messages": [{"role": "user", "content": "hi"}]}));
+}
+
+#[test]
 fn what_a_message_cannot_be_is_refused_by_name() {
     for (field, value, param) in [
         ("n", json!(2), "n"),
