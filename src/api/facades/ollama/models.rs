@@ -30,8 +30,10 @@ pub(crate) async fn tags(State(app): State<Arc<App>>) -> Response {
     let modified = rfc3339(UNIX_EPOCH + Duration::from_secs(app.started_at));
     let mut models: Vec<Value> =
         by_name(&catalog, |_| true).values().map(|entries| listed(entries, &modified)).collect();
-    let wishes = if models.is_empty() { Vec::new() } else { app.service.aliases() };
-    let auto = (!models.is_empty()).then(|| "auto".to_owned());
+    // A name that stands for the best one is there while somebody can answer it.
+    let talks = catalog.entries().iter().any(|entry| entry.capability.operations.contains(Operation::Chat));
+    let wishes = if talks { app.service.aliases() } else { Vec::new() };
+    let auto = talks.then(|| "auto".to_owned());
     models.extend(auto.into_iter().chain(wishes).map(|name| {
         json!({"name": name, "model": name, "modified_at": modified, "size": 0, "digest": "", "details": details(None),
             "capabilities": ["completion"]})
