@@ -8,9 +8,13 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /var/lib/atmosphere --create-home atmosphere
+    && useradd --system --uid 10001 --user-group --home-dir /var/lib/atmosphere --create-home atmosphere \
+    && groupmod --gid 10001 atmosphere \
+    # For an invite that nodes share by a volume, which gets its owner from here.
+    && install -d -o atmosphere -g atmosphere -m 0700 /run/atmosphere \
+    && chown -R atmosphere:atmosphere /var/lib/atmosphere
 COPY --from=build /src/target/release/atmosphere /usr/local/bin/atmosphere
-USER atmosphere
+USER 10001:10001
 # Identity and snapshots: keep it, or the node is another one after every update.
 VOLUME /var/lib/atmosphere
 ENV ATMOSPHERE_HOME=/var/lib/atmosphere

@@ -1,9 +1,10 @@
 //! Compiles the wire contract in `proto/` with protox, so that no protoc is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 5] = [
+    const FILES: [&str; 6] = [
         "proto/atmosphere/v1/capability.proto",
         "proto/atmosphere/v1/advert.proto",
+        "proto/atmosphere/v1/member.proto",
         "proto/atmosphere/v1/sync.proto",
         "proto/atmosphere/v1/gate.proto",
         "proto/atmosphere/v1/call.proto",

@@ -59,6 +59,11 @@ macro_rules! every_vector {
         expected::sync_requests().iter().for_each(|(name, meant)| $with(name, meant));
         expected::sync_responses().iter().for_each(|(name, meant)| $with(name, meant));
         expected::bodies().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::says_membership().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::revocations().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::credentials().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::invite_proofs().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::invite_tokens().iter().for_each(|(name, meant)| $with(name, meant));
     };
 }
 
@@ -77,6 +82,11 @@ fn no_vector_is_without_a_meaning() {
     expected::sync_requests().iter().for_each(|(name, _)| add(name));
     expected::sync_responses().iter().for_each(|(name, _)| add(name));
     expected::bodies().iter().for_each(|(name, _)| add(name));
+    expected::says_membership().iter().for_each(|(name, _)| add(name));
+    expected::revocations().iter().for_each(|(name, _)| add(name));
+    expected::credentials().iter().for_each(|(name, _)| add(name));
+    expected::invite_proofs().iter().for_each(|(name, _)| add(name));
+    expected::invite_tokens().iter().for_each(|(name, _)| add(name));
     known.sort();
     let mut found: Vec<String> = std::fs::read_dir(directory())
         .expect("the directory is there")

@@ -95,3 +95,7 @@ pub(super) struct Context {
     /// When its head had been read.
     pub(super) started: Instant,
 }
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller(pub(super) std::net::SocketAddr);

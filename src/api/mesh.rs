@@ -17,11 +17,13 @@ use super::app::{App, Context};
 use super::error::ApiError;
 use super::judgement::{DecisionShape, LoggedShape};
 use super::limits::read_json;
+use super::moment::moment;
 use super::openai;
+use super::owner::check_owner;
 use super::service::{JoinError, Phase};
 use crate::capability::{Advert, Capability, PeerId};
 use crate::catalog::Snapshot;
-use crate::mesh::{LinkTransport, MeshView, PathClass};
+use crate::mesh::{LinkTransport, MeshView, PathClass, Token};
 
 /// Decisions in a list, when the caller names no number.
 const DECISIONS: usize = 50;
@@ -141,8 +143,18 @@ fn node_shape(app: &App, view: &MeshView, catalog: &Snapshot, node: PeerId) -> N
     }
 }
 
-fn mesh_shape(view: &MeshView) -> Value {
-    json!({"id": view.mesh_id, "name": view.mesh_name})
+/// The mesh, and this node's membership in it.
+pub(super) fn mesh_shape(view: &MeshView) -> Value {
+    let membership = view.membership.as_ref().map(|own| {
+        json!({
+            "role": own.role,
+            "expires_at": moment(own.expires_ms),
+            "problem": own.denied.as_ref().map(ToString::to_string),
+        })
+    });
+    json!({
+        "id": view.mesh_id, "name": view.mesh_name, "closed": view.membership.is_some(), "membership": membership,
+    })
 }
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
@@ -286,8 +298,12 @@ pub(super) async fn join(State(app): State<Arc<App>>, request: Request<Body>) ->
     let (parts, body) = request.into_parts();
     let body = read_json(&parts.headers, body, JOIN_BODY, app.settings.body_timeout, &mut app.admission.room()).await?;
     let Join { peer } = serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad_request(format!("expected {{\"peer\": \"host:port\"}}: {error}")).param("peer")
+        ApiError::bad_request(format!("expected {{\"peer\": \"host:port, or an invite\"}}: {error}")).param("peer")
     })?;
+    if Token::is_like(&peer) {
+        // It takes this node out of the mesh that it is in.
+        check_owner(&app, &parts)?;
+    }
     let joined = tokio::time::timeout(JOIN_LIMIT, app.service.join(peer.trim()))
         .await
         .unwrap_or_else(|_| Err(JoinError::Unreachable(format!("no answer within {} s", JOIN_LIMIT.as_secs()))));
@@ -296,6 +312,7 @@ pub(super) async fn join(State(app): State<Arc<App>>, request: Request<Body>) ->
             JoinError::BadAddress(_) => (StatusCode::BAD_REQUEST, "bad_address"),
             JoinError::NotAdmitted(_) => (StatusCode::FORBIDDEN, "not_admitted"),
             JoinError::Unreachable(_) => (StatusCode::BAD_GATEWAY, "unreachable"),
+            JoinError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "join_failed"),
         };
         ApiError::new(status, code, error.to_string()).param("peer")
     })?;

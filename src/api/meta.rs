@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::error::ApiError;
+use super::mesh::mesh_shape;
 use super::service::Phase;
 use crate::telemetry::METRICS_CONTENT_TYPE;
 
@@ -52,7 +53,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
         "status": app.phase(),
         "node": {"id": view.node.to_base58(), "name": app.service.node_name()},
         "version": env!("CARGO_PKG_VERSION"),
-        "mesh": {"id": view.mesh_id, "name": view.mesh_name},
+        "mesh": mesh_shape(&view),
         "nodes": nodes,
         "capabilities": catalog.entries().len(),
         "providers": app.service.providers(),

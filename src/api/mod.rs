@@ -19,6 +19,7 @@
 //! | `envelope` | the shape of errors, which is each protocol's own |
 //! | `mesh`, `judgement` | nodes, topology, capabilities, decisions, joining |
 //! | `doctor` | what hinders this node, why, and what to do |
+//! | `members` | closed meshes: members, invites, revocations; for the node's owner only |
 //! | `meta` | probes, metrics, health, the contract, the landing page |
 
 mod answer;
@@ -32,10 +33,13 @@ mod face;
 mod judgement;
 mod limits;
 mod measure;
+mod members;
 mod mesh;
 mod meta;
+mod moment;
 mod openai;
 mod origin;
+mod owner;
 mod routes;
 mod server;
 mod service;

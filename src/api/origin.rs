@@ -161,6 +161,11 @@ impl Origins {
     }
 }
 
+/// Whether no page of another site asks; whether it may use the API otherwise makes no difference.
+pub(super) fn is_own_page(headers: &HeaderMap) -> bool {
+    headers.get(ORIGIN).is_none_or(|origin| origin.to_str().is_ok_and(|origin| is_same(origin, headers)))
+}
+
 /// Whether the page came from this very node.
 fn is_same(origin: &str, headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());

@@ -10,7 +10,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::facades::{self, ollama};
 use super::face::Face;
-use super::{doctor, mesh, meta, openai};
+use super::{doctor, members, mesh, meta, openai};
 
 /// Label of requests to no route.
 const UNMATCHED: &str = "unmatched";
@@ -46,6 +46,11 @@ const ROUTES: &[Route] = &[
     at("GET", "/v1/mesh/doctor", || get(doctor::doctor)),
     at("POST", "/v1/mesh/route", || post(mesh::route)),
     at("POST", "/v1/mesh/join", || post(mesh::join)),
+    at("GET", "/v1/mesh/members", || get(members::list)),
+    at("POST", "/v1/mesh/invite", || post(members::invite)),
+    at("POST", "/v1/mesh/revoke", || post(members::revoke)),
+    at("POST", "/v1/mesh/create", || post(members::create)),
+    at("POST", "/v1/mesh/leave", || post(members::leave)),
     at("GET", "/healthz", || get(meta::healthz)),
     at("GET", "/readyz", || get(meta::readyz)),
     at("GET", "/metrics", || get(meta::metrics)),

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::answer;
-use super::app::App;
+use super::app::{App, Caller};
 use super::face::Face;
 use super::routes;
 use super::service::Service;
@@ -230,6 +230,7 @@ impl Acceptor {
 
 async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
     let shutdown = app.shutdown.clone();
+    let caller = stream.peer_addr().ok().map(Caller);
     let io = TokioIo::new(Socket::new(stream, app.settings.write_timeout));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(app.settings.header_timeout).max_buf_size(READ_BUFFER);
@@ -237,7 +238,10 @@ async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream
     let gauge = app.measures.connections.clone();
     let serving = builder.serve_connection(
         io,
-        service_fn(move |request| {
+        service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
             let answer = answer(Arc::clone(&app), face, router.clone(), request);
             async move { Ok::<_, Infallible>(answer.await) }
         }),

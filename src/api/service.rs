@@ -1,5 +1,6 @@
 //! What the API needs of the node. The node implements it; tests script it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::capability::{Intent, PeerId};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
-use crate::mesh::{Examination, MeshView};
+use crate::mesh::{EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, Revoked};
 use crate::router::{Decision, Logged};
 
 /// The node behind the API.
@@ -35,7 +36,8 @@ pub trait Service: Send + Sync + 'static {
     /// Who is connected, and how.
     fn mesh(&self) -> Arc<MeshView>;
 
-    /// Joins the mesh of the node at this address (`host:port` or a multiaddress). It ends within a time of its own.
+    /// Joins the mesh of the node at this address (`host:port` or a multiaddress), or of this invite. It ends within a
+    /// time of its own.
     fn join(&self, peer: &str) -> BoxFuture<'static, Result<PeerId, JoinError>>;
 
     /// Finds out what hinders this node, together with its neighbours or with one of them only. It ends within a time of
@@ -44,6 +46,26 @@ pub trait Service: Send + Sync + 'static {
 
     /// The mesh's port, UDP and TCP.
     fn gossip_port(&self) -> Option<u16>;
+
+    /// Who belongs to the closed mesh; `None` in an open one.
+    fn members(&self) -> Option<Vec<MemberView>>;
+
+    /// Makes an invite.
+    fn invite(&self, options: InviteOptions) -> BoxFuture<'static, Result<Invited, MemberError>>;
+
+    /// Ends the membership of a node; of an admin, perhaps `with_its_own` newcomers.
+    fn revoke(
+        &self,
+        node: PeerId,
+        reason: String,
+        with_its_own: bool,
+    ) -> BoxFuture<'static, Result<Revoked, MemberError>>;
+
+    /// Makes a closed mesh of this name, and goes into it.
+    fn create_mesh(&self, name: String) -> BoxFuture<'static, Result<(), EntryError>>;
+
+    /// Leaves the closed mesh. Returns where its files are now.
+    fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>>;
 
     /// How this node's providers fare.
     fn providers(&self) -> Vec<ProviderStatus>;
@@ -97,4 +119,7 @@ pub enum JoinError {
     /// Somebody answered, and one of the two does not admit the other.
     #[error("{0}")]
     NotAdmitted(String),
+    /// It failed on this node itself.
+    #[error("{0}")]
+    Failed(String),
 }

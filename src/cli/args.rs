@@ -98,10 +98,26 @@ Exit codes:
   3  no atmosphere node answers there, and nothing hinders one
   4  no such node")]
     Doctor(DoctorArgs),
-    /// Let the running node join a mesh by the address of one of its nodes.
-    #[command(after_help = below!("  atmosphere join 192.168.1.20:11450
+    /// Join a mesh: a closed one with an invite, an open one by the address of one of its nodes.
+    #[command(after_help = below!("  atmosphere join atmo1...                    what `atmosphere invite` printed; a node need not run
+  atmosphere join 192.168.1.20:11450
   atmosphere join /dns4/gpu.example.net/tcp/11450", asks))]
     Join(JoinArgs),
+    /// Invite a machine to the closed mesh of this node, which must be one of its admins.
+    #[command(after_help = below!("  atmosphere invite
+  atmosphere invite --role client --expires 1h
+  atmosphere invite --uses 10 > invite.txt      only the token, for a script", asks))]
+    Invite(InviteArgs),
+    /// List the members of the closed mesh, their roles, and who was revoked.
+    #[command(after_help = below!("  atmosphere members\n  atmosphere members --json | jq -r '.members[] | select(.status == \"revoked\").node'", asks))]
+    Members(ClientArgs),
+    /// End the membership of a node, on all nodes and for good. An invite can begin a new one.
+    #[command(after_help = below!("  atmosphere revoke old-laptop --reason \"sold\"
+  atmosphere revoke 12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN", asks))]
+    Revoke(RevokeArgs),
+    /// Make a closed mesh, or leave one.
+    #[command(subcommand, after_help = below!("  atmosphere mesh create home\n  atmosphere mesh leave"))]
+    Mesh(MeshCommand),
     /// Print a completion script for a shell.
     #[command(after_help = below!("  atmosphere completions bash > ~/.local/share/bash-completion/completions/atmosphere
   atmosphere completions zsh > ~/.zfunc/_atmosphere
@@ -112,13 +128,24 @@ Exit codes:
     },
 }
 
+/// What can be done with a mesh as a whole.
+#[derive(Debug, Subcommand)]
+pub enum MeshCommand {
+    /// Make a closed mesh with this node as its first admin; a node need not run.
+    #[command(after_help = below!("  atmosphere mesh create home", asks))]
+    Create(MeshCreateArgs),
+    /// Leave the closed mesh, and be in an open one again; the membership and the root key are set aside, not deleted.
+    #[command(after_help = below!("  atmosphere mesh leave", asks))]
+    Leave(ClientArgs),
+}
+
 /// The flags of `start`. Each is also an environment variable and a key of the file.
 #[derive(Debug, Args, Default)]
 pub struct StartArgs {
     /// What people call this node [env: ATMOSPHERE_NAME] [default: the machine's name].
     #[arg(long)]
     pub name: Option<String>,
-    /// A node to join by, as host:port or multiaddr; may be repeated [env: ATMOSPHERE_SEED_PEERS].
+    /// A node to join by, as host:port or multiaddr, or an invite; may be repeated [env: ATMOSPHERE_SEED_PEERS].
     #[arg(long = "seed-peer", value_name = "ADDR", value_hint = ValueHint::Hostname, help_heading = "The mesh")]
     pub seed_peers: Vec<String>,
     /// Do not look for nodes on the local network [env: ATMOSPHERE_NO_MDNS].
@@ -127,6 +154,9 @@ pub struct StartArgs {
     /// Name of the mesh; nodes of another name are strangers [env: ATMOSPHERE_MESH_NAME] [default: atmosphere].
     #[arg(long, value_name = "NAME", help_heading = "The mesh")]
     pub mesh: Option<String>,
+    /// Make a closed mesh of that name on the first start, with this node as its admin [env: ATMOSPHERE_MESH_PRIVATE].
+    #[arg(long, help_heading = "The mesh")]
+    pub private: bool,
     /// Let everybody in who reaches the gossip port, not only private addresses [env: ATMOSPHERE_MESH_ADMIT=everybody].
     #[arg(long, help_heading = "The mesh")]
     pub admit_everybody: bool,
@@ -253,8 +283,52 @@ pub struct DoctorArgs {
 /// The flags of `join`.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// Address of a node of the mesh: host:port or multiaddr.
-    pub address: String,
+    /// An invite (token or atmosphere:// link), or the address of a node: host:port or multiaddr; - reads it from stdin.
+    #[arg(value_name = "INVITE|ADDRESS")]
+    pub peer: String,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `invite`.
+#[derive(Debug, Args)]
+pub struct InviteArgs {
+    /// How long it can be used.
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub expires: String,
+    /// How many machines it lets in.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub uses: u32,
+    /// What they may do: member (call and offer), client (call only), relay (carry traffic only) or admin (invite and revoke, too).
+    #[arg(long, default_value = "member")]
+    pub role: String,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Name or id of the node, or the end of its id.
+    pub node: String,
+    /// Why, for the list of members.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// When the node is an admin: revoke the nodes that it let in as well, instead of letting them stay.
+    #[arg(long)]
+    pub with_admitted: bool,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `mesh create`.
+#[derive(Debug, Args)]
+pub struct MeshCreateArgs {
+    /// What people call the mesh.
+    pub name: String,
     /// Which node, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

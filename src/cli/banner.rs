@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::output::{counted, name, short_id};
+use crate::mesh::Role;
 
 /// What there is to tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Banner {
     pub node: String,
     /// The mesh's name.
     pub mesh: String,
+    /// This node's role, when the mesh is a closed one.
+    pub role: Option<Role>,
     /// Where the API is, such as `http://127.0.0.1:11451`.
     pub api_url: String,
     /// Where clients of Ollama find the mesh, when they shall.
@@ -51,7 +54,11 @@ impl Banner {
             out.push_str(text.trim_end());
             out.push('\n');
         };
-        line(format!("{} is up  ({}, mesh {})", bold(&name(&self.name)), short_id(&self.node), name(&self.mesh)));
+        let mesh = match self.role {
+            Some(role) => format!("closed mesh {} as {role}", name(&self.mesh)),
+            None => format!("mesh {}", name(&self.mesh)),
+        };
+        line(format!("{} is up  ({}, {mesh})", bold(&name(&self.name)), short_id(&self.node)));
         line(String::new());
         line(format!("  API       {}", bold(&format!("{}/v1", self.api_url))));
         if let Some(url) = &self.ollama_url {
@@ -65,6 +72,14 @@ impl Banner {
         }
         line(String::new());
         match self.seed() {
+            Some(_) if self.role.is_some_and(Role::issues) => {
+                line("  To let the next machine in, print an invite here and use it there:".to_owned());
+                line(format!("    {}", bold("atmosphere invite")));
+                line(format!("    {}", bold("atmosphere start --seed-peer INVITE")));
+            }
+            Some(_) if self.role.is_some() => {
+                line("  The next machine needs an invite from an admin of the mesh: atmosphere invite".to_owned());
+            }
             Some(seed) => {
                 line("  On the next machine (on this network --seed-peer is not needed):".to_owned());
                 line(format!("    {}", bold(&format!("atmosphere start --seed-peer {seed}"))));
@@ -199,6 +214,7 @@ mod tests {
             name: "laptop".into(),
             node: "12D3KooWGatU9ukFVr5pXbQ2NJnDz4sbD5cKzJ9M7vQe1ABCDEFG".into(),
             mesh: "atmosphere".into(),
+            role: None,
             api_url: "http://127.0.0.1:11451".into(),
             ollama_url: None,
             wants_key: false,

@@ -10,7 +10,10 @@ mod chat;
 mod client;
 mod doctor;
 mod error;
+mod invite;
 mod join;
+mod members;
+mod meshes;
 mod nodes;
 mod offline;
 mod output;
@@ -25,7 +28,10 @@ use std::io::{self, Read, Write};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-pub use args::{CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, DoctorArgs, JoinArgs, RouteArgs, StartArgs};
+pub use args::{
+    CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, DoctorArgs, InviteArgs, JoinArgs, MeshCommand,
+    MeshCreateArgs, RevokeArgs, RouteArgs, StartArgs,
+};
 pub use banner::{Banner, FoundBackend};
 pub use error::CliError;
 pub use output::{Look, Output};
@@ -92,7 +98,15 @@ pub fn execute(command: Command, stdin: &mut dyn Read, output: &mut Output<'_>) 
             block_on(chat::run(&args, &prompt, output))
         }
         Command::Doctor(args) => block_on(doctor::run(&args, output)),
-        Command::Join(args) => block_on(join::run(&args, output)),
+        Command::Join(args) => {
+            let peer = if args.peer == "-" { prompt("-", stdin)? } else { args.peer.clone() };
+            block_on(join::run(&args.client, peer.trim(), output))
+        }
+        Command::Invite(args) => block_on(invite::run(&args, output)),
+        Command::Members(args) => block_on(members::list(&args, output)),
+        Command::Revoke(args) => block_on(members::revoke(&args, output)),
+        Command::Mesh(MeshCommand::Create(args)) => block_on(meshes::create(&args, output)),
+        Command::Mesh(MeshCommand::Leave(args)) => block_on(meshes::leave(&args, output)),
     }
 }
 

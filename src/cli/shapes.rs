@@ -61,6 +61,68 @@ pub(super) struct Mesh {
 pub(super) struct MeshName {
     pub id: String,
     pub name: String,
+    pub closed: bool,
+    pub membership: Option<Membership>,
+}
+
+/// The node's membership of a closed mesh.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Membership {
+    pub role: String,
+    pub expires_at: Option<String>,
+    pub problem: Option<String>,
+}
+
+/// `GET /v1/mesh/members`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Members {
+    pub mesh: MeshName,
+    pub members: Vec<Member>,
+}
+
+/// A member, or one that was.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Member {
+    pub node: String,
+    pub name: Option<String>,
+    #[serde(rename = "self")]
+    pub is_self: bool,
+    pub role: String,
+    pub status: String,
+    pub expires_at: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// The answer of `POST /v1/mesh/invite`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Invited {
+    pub token: String,
+    pub link: String,
+    pub mesh: MeshName,
+    pub role: String,
+    pub uses: u32,
+    pub expires_at: Option<String>,
+}
+
+/// The answer of `POST /v1/mesh/revoke`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Revoked {
+    pub node: String,
+    pub name: Option<String>,
+    pub reissued: Vec<Member>,
+    pub also_revoked: Vec<Member>,
+}
+
+/// The answer of `POST /v1/mesh/leave`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Left {
+    pub kept: Vec<String>,
 }
 
 /// A node.

@@ -55,6 +55,7 @@ fn banner(up: &Up) -> Banner {
         name: up.name.clone(),
         node: up.node.to_base58(),
         mesh: up.mesh.clone(),
+        role: up.membership.as_ref().map(|own| own.role),
         api_url: up.api_url.clone(),
         ollama_url: up.ollama_url.clone(),
         wants_key: up.wants_key,
@@ -108,6 +109,7 @@ fn sources(args: StartArgs) -> Sources {
     let switches = [
         ("no_mdns", args.no_mdns),
         ("no_probe", args.no_probe),
+        ("mesh.private", args.private),
         ("mesh.admit", args.admit_everybody),
         ("api.allow_no_auth", args.allow_no_auth),
     ];
@@ -149,6 +151,7 @@ mod tests {
             "--no-probe",
             "--mesh",
             "m",
+            "--private",
             "--admit-everybody",
             "--allow-no-auth",
             "--log",
@@ -167,6 +170,7 @@ mod tests {
         assert_eq!(config.backends[0].url.as_str(), "http://c/");
         assert_eq!((config.bind.to_string(), config.data_dir.to_str()), ("::1".into(), Some("/d")));
         assert!(config.no_mdns && config.no_probe && config.api.allow_no_auth);
+        assert!(config.mesh.private);
         assert_eq!((config.mesh.name.as_str(), config.mesh.admit), ("m", config::Admit::Everybody));
         assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", config::LogFormat::Json));
     }

@@ -45,10 +45,18 @@ pub(super) async fn run(args: &ClientArgs, output: &mut Output<'_>) -> Result<()
     }
     pair("API", format!("{}/v1", client.url()))?;
     let mesh_name = if mesh.mesh.name.is_empty() { "-" } else { &mesh.mesh.name };
-    pair("mesh", format!("{}  {}", name(mesh_name), mesh_id(&mesh.mesh.id)).trim_end().to_owned())?;
+    let kind = if mesh.mesh.closed { "closed" } else { "open" };
+    pair("mesh", format!("{}  {kind}  {}", name(mesh_name), mesh_id(&mesh.mesh.id)).trim_end().to_owned())?;
+    if let Some(own) = &mesh.mesh.membership {
+        let until = own.expires_at.as_deref().map_or_else(String::new, |until| format!(" until {}", name(until)));
+        pair("member", format!("{}{until}", name(&own.role)))?;
+    }
     let capabilities: u64 = mesh.nodes.iter().map(|node| node.capabilities).sum();
     pair("nodes", format!("{}, {}", counted(mesh.nodes.len() as u64, "node"), counted(capabilities, "capability")))?;
 
+    if let Some(problem) = mesh.mesh.membership.as_ref().and_then(|own| own.problem.as_deref()) {
+        output.line(format!("\nmembership\n  {}", output.bad(&name(problem))))?;
+    }
     if !health.providers.is_empty() {
         output.line("\nbackends")?;
         let width = health.providers.iter().map(|provider| provider.id.chars().count()).max().unwrap_or(0);

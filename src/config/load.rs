@@ -14,7 +14,7 @@ use super::{
     Admit, ApiConfig, CacheConfig, CacheMode, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind,
     LogConfig, LogFormat, MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias, backend, data_dir, parse,
 };
-use crate::mesh::{MAX_SEEDS, Seed};
+use crate::mesh::{DEFAULT_LIFETIME, MAX_SEEDS, Seed, Token};
 use crate::telemetry::DEFAULT_FILTER;
 
 /// A valid configuration, and how it came to be.
@@ -33,6 +33,8 @@ pub struct Loaded {
 /// How long others believe an advert: long enough to survive three lost beats, short enough that a dead node is gone
 /// within a minute.
 const ADVERT_TTL: Duration = Duration::from_secs(60);
+/// Longest membership: longer ones are hardly ever renewed, and a lost machine is revoked anyway.
+const MEMBERSHIP_MAX: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Images and audio in messages fit; a mistake does not fill the memory.
 const MAX_BODY: u64 = 32 << 20;
 /// Far above what the backends of a home run at once, and a bound for the memory of bodies.
@@ -170,6 +172,7 @@ impl Reader {
         let secs = Duration::from_secs;
         let default_name = default_name(sources.hostname.as_deref());
         let data_dir = self.data_dir(home);
+        let (seed_peers, invites) = self.seeds();
         Config {
             name: self.get("name", default_name, parse::name),
             port: self.get("port", DEFAULT_PORT, parse::port),
@@ -181,13 +184,18 @@ impl Reader {
                 vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
                 parse::ips,
             ),
-            seed_peers: self.seeds(),
+            seed_peers,
+            invites,
+            seed_peers_file: self.get("seed_peers_file", None, |value| parse::path(home)(value).map(Some)),
             backends: self.many("backends", |value| backend::backends(value, &sources.env)),
             no_mdns: self.get("no_mdns", false, parse::boolean),
             no_probe: self.get("no_probe", false, parse::boolean),
             data_dir,
             mesh: MeshConfig {
                 name: self.get("mesh.name", "atmosphere".to_owned(), parse::name),
+                private: self.get("mesh.private", false, parse::boolean),
+                invite_file: self.get("mesh.invite_file", None, |value| parse::path(home)(value).map(Some)),
+                membership: self.get("mesh.membership", DEFAULT_LIFETIME, parse::duration(secs(1), MEMBERSHIP_MAX)),
                 admit: self.get("mesh.admit", Admit::Private, parse::admit),
                 advert_ttl: self.get("mesh.advert_ttl", ADVERT_TTL, parse::duration(secs(1), secs(3600))),
                 external_addresses: self
@@ -292,13 +300,20 @@ impl Reader {
         parsed
     }
 
-    fn seeds(&mut self) -> Vec<Seed> {
-        let seeds = self.many("seed_peers", |value| parse::each(value, parse::seed));
+    fn seeds(&mut self) -> (Vec<Seed>, Vec<Token>) {
+        let given = self.many("seed_peers", |value| parse::each(value, parse::seed_peer));
+        let (mut seeds, mut invites) = (Vec::new(), Vec::new());
+        for one in given {
+            match one {
+                parse::SeedPeer::Address(seed) => seeds.push(seed),
+                parse::SeedPeer::Invite(token) => invites.push(*token),
+            }
+        }
         if seeds.len() > MAX_SEEDS {
             let message = format!("more than {MAX_SEEDS} seeds; a mesh needs one that answers, so keep a few");
             self.problem("seed_peers", Some(format!("{} seeds", seeds.len())), message);
         }
-        seeds
+        (seeds, invites)
     }
 
     /// The line of `field`, or of what it stands in when it is missing.
@@ -345,6 +360,15 @@ impl Reader {
                  your models"
                     .to_owned(),
             );
+        }
+        if config.mesh.private && !config.mesh.is_named() && fine(self, &["mesh.name"]) {
+            let message = "a closed mesh needs a name of its own: add --mesh NAME".to_owned();
+            self.problem("mesh.private", Some("true".into()), message);
+        }
+        if config.mesh.private && !config.invites.is_empty() && fine(self, &["seed_peers"]) {
+            let message = "this makes a new closed mesh, and the invite among the seeds leads to another one; leave one of the \
+                           two out";
+            self.problem("mesh.private", Some("true".into()), message.to_owned());
         }
         if config.embedder.kind == EmbedderKind::Onnx && config.embedder.dir.is_none() && fine(self, &["embedder.dir"])
         {

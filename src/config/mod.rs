@@ -30,7 +30,7 @@ pub use problem::{ConfigError, Origin, Problem};
 pub use secret::{REDACTED, Secret, without_userinfo};
 pub use source::{FlagValue, Sources};
 
-use crate::mesh::{Multiaddr, Seed};
+use crate::mesh::{DEFAULT_MESH_NAME, Multiaddr, Seed, Token};
 use crate::router::Alias;
 
 pub use crate::cache::Mode as CacheMode;
@@ -58,6 +58,10 @@ pub struct Config {
     pub gossip_bind: Vec<IpAddr>,
     /// Nodes to join by.
     pub seed_peers: Vec<Seed>,
+    /// Invites to join by, given as seeds.
+    pub invites: Vec<Token>,
+    /// A file with more of both, one on each line, which may come later.
+    pub seed_peers_file: Option<PathBuf>,
     /// Backends that the owner named.
     pub backends: Vec<Backend>,
     /// Do not look for nodes on the local network.
@@ -87,6 +91,12 @@ pub struct Config {
 pub struct MeshConfig {
     /// Nodes of another mesh name do not speak with this one.
     pub name: String,
+    /// Make a closed mesh of that name on the first start.
+    pub private: bool,
+    /// Where an admin keeps an invite for machines that share the file.
+    pub invite_file: Option<PathBuf>,
+    /// How long memberships last that this node issues.
+    pub membership: Duration,
     /// Whose connections an open mesh lets in.
     pub admit: Admit,
     /// How long other nodes believe this node's advert without hearing from it.
@@ -200,6 +210,14 @@ pub struct LogConfig {
     pub filter: String,
     /// For people or for machines.
     pub format: LogFormat,
+}
+
+impl MeshConfig {
+    /// Whether the owner gave the mesh a name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.name != DEFAULT_MESH_NAME
+    }
 }
 
 impl Config {

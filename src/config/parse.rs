@@ -10,7 +10,8 @@ use std::time::Duration;
 use figment::value::Value;
 
 use super::problem::Fault;
-use crate::mesh::{self, Multiaddr, Seed, SeedError};
+use super::secret::REDACTED;
+use crate::mesh::{self, Multiaddr, Seed, SeedError, Token, TokenError};
 
 /// The text of a value that is one word or number; `None` for lists, tables and booleans.
 fn scalar(value: &Value) -> Option<String> {
@@ -29,7 +30,7 @@ fn scalar(value: &Value) -> Option<String> {
 /// A value as it is shown in a message.
 pub(super) fn shown(value: &Value) -> String {
     match value {
-        Value::String(_, text) => format!("{:?}", super::secret::without_userinfo(text)),
+        Value::String(_, text) => shown_text(text),
         Value::Bool(_, value) => value.to_string(),
         Value::Array(_, items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
         Value::Dict(_, dict) => format!("{{{}}}", dict.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
@@ -215,7 +216,7 @@ pub(super) fn each<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -
         match read(text) {
             Ok(item) => items.push(item),
             Err(message) => {
-                let value = Some(format!("{:?}", super::secret::without_userinfo(text)));
+                let value = Some(shown_text(text));
                 faults.push(Fault { at: format!("[{index}]"), value, message });
             }
         }
@@ -226,6 +227,35 @@ pub(super) fn each<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -
 /// A node to join by.
 pub(super) fn seed(text: &str) -> Result<Seed, String> {
     text.parse().map_err(|error: SeedError| error.why().to_owned())
+}
+
+/// What can stand among the seeds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum SeedPeer {
+    /// The address of a node.
+    Address(Seed),
+    /// An invite to a closed mesh.
+    Invite(Box<Token>),
+}
+
+/// A node or an invite to join by.
+pub(super) fn seed_peer(text: &str) -> Result<SeedPeer, String> {
+    if Token::is_like(text) {
+        return text
+            .parse()
+            .map(|token| SeedPeer::Invite(Box::new(token)))
+            .map_err(|error: TokenError| error.to_string());
+    }
+    seed(text).map(SeedPeer::Address)
+}
+
+/// A text as it may be shown: without passwords, and without the secrets of invites.
+fn shown_text(text: &str) -> String {
+    let parts: Vec<String> = text
+        .split(',')
+        .map(|part| if Token::is_like(part) { REDACTED.to_owned() } else { super::secret::without_userinfo(part) })
+        .collect();
+    format!("{:?}", parts.join(","))
 }
 
 /// An address at which others reach this node.

@@ -55,12 +55,23 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "ollama_port" => number(config.ollama_port?),
         "gossip_port" => number(config.gossip_port),
         "gossip_bind" => texts(&config.gossip_bind),
-        "seed_peers" => texts(&config.seed_peers),
+        "seed_peers" => {
+            let invites = config.invites.iter().map(|_| REDACTED.to_owned());
+            texts(&config.seed_peers.iter().map(ToString::to_string).chain(invites).collect::<Vec<_>>())
+        }
+        "seed_peers_file" => text(&config.seed_peers_file.as_ref()?.display()),
         "backends" => Value::Array(config.backends.iter().map(backend).collect()),
         "no_mdns" => Value::Boolean(config.no_mdns),
         "no_probe" => Value::Boolean(config.no_probe),
         "data_dir" => text(&config.data_dir.display()),
         "mesh.name" => text(&config.mesh.name),
+        "mesh.private" => Value::Boolean(config.mesh.private),
+        "mesh.invite_file" => text(&config.mesh.invite_file.as_ref()?.display()),
+        "mesh.membership" => match config.mesh.membership.as_secs() {
+            // The usual format counts in months.
+            secs if secs % 86_400 == 0 => Value::String(format!("{}d", secs / 86_400)),
+            _ => time(config.mesh.membership),
+        },
         "mesh.admit" => text(&match config.mesh.admit {
             Admit::Private => "private",
             Admit::Everybody => "everybody",

@@ -86,6 +86,18 @@ impl Book {
         }
     }
 
+    /// Notes where a node may be reached that was never reached before.
+    pub fn learn(&mut self, node: PeerId, address: &Multiaddr) {
+        let text = address.to_string();
+        let known = self.peers.len() < MAX_PEERS || self.peers.contains_key(&node);
+        if known {
+            let entry = self.peers.entry(node).or_insert_with(|| Entry { addresses: Vec::new(), last_seen: 0 });
+            if entry.addresses.len() < MAX_ADDRESSES && !entry.addresses.contains(&text) {
+                entry.addresses.push(text);
+            }
+        }
+    }
+
     /// Every node with its addresses, the last reached first.
     #[must_use]
     pub fn peers(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
 use super::address::Seed;
+use super::member::Closed;
 use super::situation::Situation;
 use crate::capability::{Capability, PeerId};
 use crate::wire::v1;
@@ -64,6 +66,15 @@ pub enum Command {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<PeerId, JoinError>>,
     },
+    /// Tell where others reach this node, best first.
+    Addresses {
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    /// Go on in another mesh.
+    Change(Change),
+    /// This node's membership is new: those that refused it are tried again.
+    Renewed,
     /// Tell the mesh that this node leaves, and go on with what runs.
     SayGoodbye,
     /// Fail, as a fault in a behaviour would make it.
@@ -74,4 +85,15 @@ pub enum Command {
         /// Told when it is done.
         reply: oneshot::Sender<()>,
     },
+}
+
+/// From one mesh to another.
+#[derive(Debug)]
+pub struct Change {
+    /// The closed mesh to go to, or the name of the open one.
+    pub closed: Option<Closed>,
+    /// Its name.
+    pub mesh_name: String,
+    /// Told when the node is there.
+    pub reply: oneshot::Sender<()>,
 }

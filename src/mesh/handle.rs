@@ -1,13 +1,17 @@
 //! What the rest of the program holds of the mesh. Cheap to clone; nothing here waits without a limit.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::address::{Seed, of_advert, path_class};
 use super::call;
 use super::command::{Command, JoinError};
+use super::identity::Identity;
+use super::member::Closed;
 use super::situation::Situation;
 use super::streams::{Control, OpenError, Prefer};
 use super::view::{MeshView, PathClass};
@@ -31,13 +35,42 @@ const JOIN_LIMIT: Duration = Duration::from_secs(20);
 /// How long leaving may take; the driver needs less.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
+/// What changes when the node changes to another mesh, and what it takes to do so.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) identity: Identity,
+    pub(super) data_dir: Option<PathBuf>,
+    control: ArcSwap<Control>,
+    closed: ArcSwapOption<Closed>,
+    /// One change at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        identity: Identity,
+        data_dir: Option<PathBuf>,
+        control: Control,
+        closed: Option<Closed>,
+    ) -> Arc<Self> {
+        let (control, closed) = (ArcSwap::from_pointee(control), ArcSwapOption::from(closed.map(Arc::new)));
+        Arc::new(Self { identity, data_dir, control, closed, changing: tokio::sync::Mutex::default() })
+    }
+
+    /// The node is in another mesh now.
+    pub(super) fn change(&self, control: Control, closed: Option<Closed>) {
+        self.control.store(Arc::new(control));
+        self.closed.store(closed.map(Arc::new));
+    }
+}
+
 /// The mesh, for the rest of the program.
 #[derive(Debug, Clone)]
 pub struct Handle {
     node: PeerId,
     port: Option<u16>,
-    commands: mpsc::Sender<Command>,
-    control: Control,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
     view: watch::Receiver<Arc<MeshView>>,
     adverts: watch::Receiver<Arc<Adverts>>,
 }
@@ -47,11 +80,17 @@ impl Handle {
         node: PeerId,
         port: Option<u16>,
         commands: mpsc::Sender<Command>,
-        control: Control,
+        shared: Arc<Shared>,
         view: watch::Receiver<Arc<MeshView>>,
         adverts: watch::Receiver<Arc<Adverts>>,
     ) -> Self {
-        Self { node, port, commands, control, view, adverts }
+        Self { node, port, commands, shared, view, adverts }
+    }
+
+    /// The closed mesh that this node is in; `None` when it is in an open one.
+    #[must_use]
+    pub fn closed(&self) -> Option<Closed> {
+        self.shared.closed.load().as_deref().cloned()
     }
 
     /// This node.
@@ -112,11 +151,9 @@ impl Handle {
             path.map_or_else(|| addresses.iter().all(|address| near(path_class(address, &Default::default()))), near);
         let limit = if is_near { NEAR } else { FAR }.min(call.deadline);
         let started = tokio::time::Instant::now();
-        let stream = self
-            .control
-            .open(node, addresses, Prefer::Direct, limit)
-            .await
-            .map_err(|error| unreachable(&name, &error))?;
+        let control = Control::clone(&self.shared.control.load());
+        let stream =
+            control.open(node, addresses, Prefer::Direct, limit).await.map_err(|error| unreachable(&name, &error))?;
         let accept = limit.saturating_sub(started.elapsed()).max(MIN_ACCEPT);
         let limits = call::Limits { accept, ..call::Limits::default() };
         let call = Call { deadline: call.deadline.saturating_sub(started.elapsed()), ..call };

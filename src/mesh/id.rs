@@ -3,9 +3,13 @@
 use std::fmt;
 
 use libp2p::StreamProtocol;
+use libp2p::identity::ed25519;
 
 /// Separates the ids of open meshes from every other use of BLAKE3.
 const OPEN_MESH_DOMAIN: &[u8] = b"atmosphere-open-mesh-v1";
+
+/// Separates the ids of closed meshes from every other use of BLAKE3, those of open meshes among them.
+const CLOSED_MESH_DOMAIN: &[u8] = b"atmosphere-closed-mesh-v1";
 
 /// Bytes of the id in protocol names: identify messages list every protocol and are capped at 4 KiB, so the
 /// names are short. Names only keep meshes apart by accident; the gate keeps them apart for certain.
@@ -22,6 +26,15 @@ impl MeshId {
         let mut hasher = blake3::Hasher::new();
         hasher.update(OPEN_MESH_DOMAIN);
         hasher.update(name.as_bytes());
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The id of the closed mesh with this root key.
+    #[must_use]
+    pub fn closed(root: &ed25519::PublicKey) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(CLOSED_MESH_DOMAIN);
+        hasher.update(&root.to_bytes());
         Self(*hasher.finalize().as_bytes())
     }
 

@@ -86,6 +86,12 @@ pub fn listen_on(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<Li
         .map_err(|error| ListenError::Refused { address: address.clone(), reason: error.to_string() })
 }
 
+/// Whether this port can be had now, on all of these addresses.
+#[must_use]
+pub fn is_free(bind: &[IpAddr], port: u16) -> bool {
+    look(bind, port).is_ok()
+}
+
 fn take(swarm: &mut Swarm<Behaviour>, ips: &[IpAddr], port: u16) -> Result<(), ListenError> {
     let mut taken = Vec::new();
     let addresses = ips.iter().flat_map(|ip| {

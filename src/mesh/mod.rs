@@ -10,6 +10,7 @@
 //! * [`statement`]s are what nodes say of themselves, signed. They spread by gossip, and by `sync` for those who
 //!   were not there; the catalog's register judges and keeps them.
 //! * [`call`]s run on `streams` of their own, past the driver.
+//! * `member` knows who belongs to a closed mesh; `knock` and `entry` bring a node into one, also while it runs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,10 +29,12 @@ mod address;
 mod behaviour;
 mod book;
 pub mod call;
+mod causes;
 mod command;
 mod connections;
 mod disk;
 mod driver;
+mod entry;
 mod epoch;
 mod examine;
 mod gate;
@@ -39,7 +42,9 @@ mod guarded;
 mod handle;
 mod id;
 mod identity;
+mod knock;
 mod listen;
+mod member;
 mod multicast;
 mod reachability;
 mod seeds;
@@ -72,7 +77,9 @@ use crate::telemetry::{EventBus, Metrics};
 pub use address::{DEFAULT_GOSSIP_PORT, Interfaces, Network, Seed, SeedError, external_address};
 pub use call::{InboundCall, Reply};
 pub use command::JoinError;
+pub use disk::write_private;
 pub use driver::MAX_SEEDS;
+pub use entry::{EntryError, enter};
 pub use examine::{Examination, Multicast, Neighbour, Reach, examine};
 pub use gate::Admission;
 #[cfg(feature = "fuzzing")]
@@ -80,8 +87,13 @@ pub use gate::fuzzing;
 pub use handle::Handle;
 pub use id::MeshId;
 pub use identity::{Identity, IdentityError};
+pub use knock::KnockError;
 pub use libp2p::Multiaddr;
 pub use listen::ListenError;
+pub use member::{
+    Closed, DEFAULT_LIFETIME, Denied, FilesError, InviteError, InviteOptions, Invited, MemberError, MemberView,
+    RecordError, Revoked, Role, RoleError, Token, TokenError,
+};
 pub use reachability::{Nat, Source};
 pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_MESH_NAME, RelayServer, Settings};
 pub use situation::{Incident, OwnAddress, Situation, TurnedAway};
@@ -102,6 +114,10 @@ const WORKERS: usize = 1;
 
 /// A connection without streams stays for this long; which to close sooner is decided by `connections`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long the port of the former mesh may stay taken when a node changes to another one, and how often it is tried.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Shortest and longest time to live of adverts that others believe; see [`statement::verify`].
 const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(3600);
@@ -139,16 +155,13 @@ pub fn start(
     metrics: &Metrics,
 ) -> Result<(Handle, mpsc::Receiver<InboundCall>), StartError> {
     let system = |what| move |source| StartError::System { what, source };
-    let settings = sound(settings, &identity)?;
-    let mesh = MeshId::open(&settings.mesh_name);
+    let as_given = settings;
+    let settings = sound(as_given.clone(), &identity)?;
     let own = identity.peer_id();
 
     let mut epochs = epoch::Epochs::open(settings.data_dir.as_deref());
     epochs.next(0, SystemTime::now());
     epochs.unsaved()().map_err(system("the data directory cannot be written"))?;
-    let book = book::Book::open(settings.data_dir.as_deref(), mesh.as_bytes());
-    let signer = statement::Signer::new(identity.keypair().clone(), *mesh.as_bytes())
-        .map_err(|error| StartError::Setting(error.to_string()))?;
 
     let (runtime, own_runtime) = match &settings.runtime {
         Some(given) => (given.clone(), None),
@@ -157,61 +170,172 @@ pub fn start(
             (own.handle(), Some(own))
         }
     };
-    // Sockets, resolver and mDNS register with the runtime where they are made.
-    let within = runtime.enter();
-
-    let (reports, gate_reports) = mpsc::channel(REPORTS);
-    let places = address::Places::default();
-    let (mut swarm, control, inbound) =
-        make_swarm(&settings, mesh, &identity, &runtime, reports, places.clone(), metrics)?;
-    let port = match settings.gossip_port {
-        Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
-        None => None,
-    };
-    for address in &settings.listen {
-        listen::listen_on(&mut swarm, address)?;
-    }
-    for address in &settings.external_addresses {
-        swarm.add_external_address(address.clone());
-    }
-
-    let view = MeshView {
-        mesh_id: mesh.to_hex(),
-        mesh_name: settings.mesh_name.clone(),
-        node: own,
-        listening: Vec::new(),
-        peers: std::collections::BTreeMap::new(),
-        seeds: Vec::new(),
-    };
-    let own_thread = settings.own_thread;
-    let (view, watched_view) = watch::channel(Arc::new(view));
+    let (view, watched_view) = watch::channel(Arc::new(first_view(&settings, own)));
     let (adverts, watched_adverts) = watch::channel(Arc::<Adverts>::default());
     let (commands, asked) = mpsc::channel(COMMANDS);
     let (calls, taken) = mpsc::channel(CALLS);
-
-    let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
-    runtime.spawn(Box::pin(call::serve(streams, calls, call::ServerLimits::default())));
-    let driver = driver::Driver::new(
-        swarm,
-        driver::Inlets { commands: asked, reports: gate_reports, places },
-        driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
-        driver::Disk { book, epochs },
-        signer,
-        mesh,
-        settings,
-    );
-    drop(within);
+    let ground = Ground { identity, runtime: runtime.clone(), metrics: metrics.clone(), calls };
+    let remains = driver::Remains {
+        commands: asked,
+        outlets: driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
+        epochs,
+        capabilities: Arc::default(),
+        load: 0,
+    };
+    let (closed, data_dir) = (settings.closed.clone(), settings.data_dir.clone());
+    let measured = metrics.part();
+    let (driver, control, port) = ground.build(settings.clone(), remains, &measured)?;
+    let shared = handle::Shared::new(ground.identity.clone(), data_dir, control, closed);
+    let handle = Handle::new(own, port, commands, Arc::clone(&shared), watched_view, watched_adverts);
+    let as_given = Settings { gossip_port: port.or(as_given.gossip_port), ..as_given };
+    let own_thread = as_given.own_thread;
+    let running = ground.run(driver, as_given, shared, measured);
     let in_thread = |run: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name("mesh".to_owned());
         thread.spawn(run).map(drop).map_err(system("its thread cannot be started"))
     };
     match own_runtime {
-        None if own_thread => in_thread(Box::new(move || runtime.block_on(driver.run())))?,
-        None => drop(runtime.spawn(driver.run())),
+        None if own_thread => in_thread(Box::new(move || runtime.block_on(running)))?,
+        None => drop(runtime.spawn(running)),
         // The runtime lives and ends with the driver, on a thread where it may be waited for.
-        Some(own_runtime) => in_thread(Box::new(move || own_runtime.block_on(driver.run())))?,
+        Some(own_runtime) => in_thread(Box::new(move || own_runtime.block_on(running)))?,
     }
-    Ok((Handle::new(own, port, commands, control, watched_view, watched_adverts), taken))
+    Ok((handle, taken))
+}
+
+fn first_view(settings: &Settings, own: crate::capability::PeerId) -> MeshView {
+    MeshView {
+        mesh_id: settings.mesh().to_hex(),
+        mesh_name: settings.mesh_name.clone(),
+        membership: settings.closed.as_ref().map(Closed::own),
+        node: own,
+        listening: Vec::new(),
+        peers: std::collections::BTreeMap::new(),
+        seeds: Vec::new(),
+    }
+}
+
+/// What stays when a node changes from one mesh to another.
+struct Ground {
+    identity: Identity,
+    runtime: tokio::runtime::Handle,
+    metrics: Metrics,
+    calls: mpsc::Sender<InboundCall>,
+}
+
+impl Ground {
+    /// A driver of a mesh with these settings, and what opens streams in it.
+    fn build(
+        &self,
+        settings: Settings,
+        remains: driver::Remains,
+        metrics: &Metrics,
+    ) -> Result<(Box<driver::Driver>, streams::Control, Option<u16>), StartError> {
+        // Sockets, resolver and mDNS register with the runtime where they are made.
+        let _within = self.runtime.enter();
+        let mesh = settings.mesh();
+        let Listening { swarm, control, inbound, reports, places, port } =
+            self.listening_swarm(&settings, mesh, metrics)?;
+        let signer = statement::Signer::new(self.identity.keypair().clone(), *mesh.as_bytes())
+            .map_err(|error| StartError::Setting(error.to_string()))?;
+        let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
+        let closed = settings.closed.clone();
+        let may_call = move |node: &crate::capability::PeerId| match closed.as_ref().map(|closed| closed.role_of(node))
+        {
+            None => Ok(()),
+            Some(Ok(role)) if role.calls() => Ok(()),
+            Some(Ok(role)) => Err(format!("a {role} of this mesh may not call other nodes")),
+            Some(Err(denied)) => Err(format!("the caller is no member: {denied}")),
+        };
+        let limits = call::ServerLimits::default();
+        self.runtime.spawn(Box::pin(call::serve(streams, may_call, self.calls.clone(), limits)));
+        let book = book::Book::open(settings.data_dir.as_deref(), mesh.as_bytes());
+        Ok((driver::Driver::new(swarm, (reports, places), remains, book, signer, mesh, settings), control, port))
+    }
+
+    /// Runs the driver, and another one whenever the node changes to another mesh.
+    async fn run(
+        self,
+        mut driver: Box<driver::Driver>,
+        mut settings: Settings,
+        shared: Arc<handle::Shared>,
+        measured: Metrics,
+    ) {
+        // Held for as long as the swarm that is measured.
+        let mut _measured = measured;
+        while let Some((change, remains)) = driver.run().await {
+            // The seeds were those of the former mesh.
+            settings = Settings { seeds: Vec::new(), mesh_name: change.mesh_name, closed: change.closed, ..settings };
+            remains.outlets.adverts.send_replace(Arc::default());
+            let rebuilt = self.rebuild(&settings, remains).await;
+            match rebuilt {
+                Ok((next, control, measured)) => {
+                    // What was measured of the former swarm is of the past.
+                    _measured = measured;
+                    shared.change(control, settings.closed.clone());
+                    // Whoever asked may have stopped waiting.
+                    let _ = change.reply.send(());
+                    driver = next;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the mesh cannot be changed; this node is in none now");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A driver of the mesh that the node has changed to.
+    async fn rebuild(
+        &self,
+        settings: &Settings,
+        remains: driver::Remains,
+    ) -> Result<(Box<driver::Driver>, streams::Control, Metrics), StartError> {
+        let settings = sound(settings.clone(), &self.identity)?;
+        remains.outlets.view.send_replace(Arc::new(first_view(&settings, self.identity.peer_id())));
+        if let Some(port) = settings.gossip_port {
+            // The sockets of the former swarm are given up when the last of its connections has been closed in order.
+            let freed = async {
+                while !listen::is_free(&settings.bind, port) {
+                    tokio::time::sleep(PORT_PAUSE).await;
+                }
+            };
+            // Should it still be taken, building says so.
+            let _ = tokio::time::timeout(PORT_PATIENCE, freed).await;
+        }
+        let measured = self.metrics.part();
+        let (driver, control, _) = self.build(settings, remains, &measured)?;
+        Ok((driver, control, measured))
+    }
+
+    /// The swarm, with the gate around its transport, listening; and the streams of calls.
+    fn listening_swarm(&self, settings: &Settings, mesh: MeshId, metrics: &Metrics) -> Result<Listening, StartError> {
+        let (reports, gate_reports) = mpsc::channel(REPORTS);
+        let places = address::Places::default();
+        let (mut swarm, control, inbound) =
+            make_swarm(settings, mesh, &self.identity, &self.runtime, reports, places.clone(), metrics)?;
+        let port = match settings.gossip_port {
+            Some(port) => Some(listen::listen(&mut swarm, &settings.bind, port)?),
+            None => None,
+        };
+        for address in &settings.listen {
+            listen::listen_on(&mut swarm, address)?;
+        }
+        for address in &settings.external_addresses {
+            swarm.add_external_address(address.clone());
+        }
+        Ok(Listening { swarm, control, inbound, reports: gate_reports, places, port })
+    }
+}
+
+/// A swarm that listens, and what comes from it.
+struct Listening {
+    swarm: Swarm<behaviour::Behaviour>,
+    control: streams::Control,
+    inbound: mpsc::Receiver<streams::Inbound>,
+    reports: mpsc::Receiver<gate::Report>,
+    places: address::Places,
+    port: Option<u16>,
 }
 
 /// The swarm, with the gate around its transport; and the streams of calls.
@@ -226,7 +350,10 @@ fn make_swarm(
 ) -> Result<(Swarm<behaviour::Behaviour>, streams::Control, mpsc::Receiver<streams::Inbound>), StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let own = identity.peer_id();
-    let membership = gate::Membership::Open(settings.admit);
+    let membership = match &settings.closed {
+        Some(closed) => gate::Membership::Closed(closed.clone()),
+        None => gate::Membership::Open(settings.admit),
+    };
     let handshakes = gate::Handshakes::register(metrics);
     let gate = gate::Gate::new(identity.clone(), mesh, membership, handshakes, reports);
     let (transport, relay_client) =
@@ -286,6 +413,11 @@ impl Drop for OwnRuntime {
 
 /// The settings, made such that other nodes believe what follows from them.
 fn sound(mut settings: Settings, identity: &Identity) -> Result<Settings, StartError> {
+    if let Some(closed) = &settings.closed {
+        closed.name().clone_into(&mut settings.mesh_name);
+        // Members are known by their keys, wherever they are.
+        settings.admit = Admission::Everybody;
+    }
     if settings.mesh_name.trim().is_empty() {
         return Err(StartError::Setting("the mesh name is empty (the default is \"atmosphere\")".into()));
     }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{DEFAULT_GOSSIP_PORT, Seed};
 use super::gate::Admission;
+use super::id::MeshId;
+use super::member::Closed;
 
 /// The mesh that nodes without a mesh name of their own belong to.
 pub const DEFAULT_MESH_NAME: &str = "atmosphere";
@@ -19,8 +21,10 @@ pub const DEFAULT_ADVERT_TTL: Duration = Duration::from_secs(60);
 /// What the owner decides about the mesh.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which open mesh.
+    /// Which open mesh; of no account in a closed one.
     pub mesh_name: String,
+    /// The closed mesh that this node is a member of, if it is.
+    pub closed: Option<Closed>,
     /// This node's human name.
     pub node_name: String,
     /// The program's version, for others to see.
@@ -41,7 +45,7 @@ pub struct Settings {
     pub relay_server: RelayServer,
     /// Addresses at which the owner knows this node to be reachable from the internet.
     pub external_addresses: Vec<Multiaddr>,
-    /// Who may knock.
+    /// Who may knock at an open mesh.
     pub admit: Admission,
     /// How long this node's adverts are believed without a sign of life.
     pub advert_ttl: Duration,
@@ -59,6 +63,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             mesh_name: DEFAULT_MESH_NAME.to_owned(),
+            closed: None,
             node_name: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gossip_port: Some(DEFAULT_GOSSIP_PORT),
@@ -75,6 +80,14 @@ impl Default for Settings {
             runtime: None,
             own_thread: false,
         }
+    }
+}
+
+impl Settings {
+    /// Which mesh.
+    #[must_use]
+    pub fn mesh(&self) -> MeshId {
+        self.closed.as_ref().map_or_else(|| MeshId::open(&self.mesh_name), Closed::mesh)
     }
 }
 

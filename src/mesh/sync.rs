@@ -173,6 +173,8 @@ pub fn answer(
             let data = register.body_bytes(&fetch.hash).unwrap_or_default();
             v1::sync_response::Body::FoundBody(v1::FoundBody { data })
         }
+        // Only a member of a closed mesh answers these, and it does so before it comes here.
+        v1::sync_request::Body::Roster(_) | v1::sync_request::Body::Renew(_) => return None,
         v1::sync_request::Body::Ping(v1::Ping {}) => v1::sync_response::Body::Pong(v1::Pong { now_ms }),
         v1::sync_request::Body::DialBack(_) | v1::sync_request::Body::HearMulticast(_) => return None,
     };

@@ -1,9 +1,11 @@
 //! Whole nodes in one process, over memory and over loopback.
 
 mod calls;
+mod closed;
 mod faults;
 mod finding;
 mod relaying;
+mod strangers;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

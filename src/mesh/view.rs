@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::member::MemberView;
 use crate::capability::PeerId;
 
 /// The mesh as this node sees it at one moment.
@@ -15,6 +16,8 @@ pub struct MeshView {
     pub mesh_id: String,
     /// The mesh's name.
     pub mesh_name: String,
+    /// This node's membership, when the mesh is a closed one.
+    pub membership: Option<MemberView>,
     /// This node.
     pub node: PeerId,
     /// Multiaddresses that this node listens on, without wildcards.

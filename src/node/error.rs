@@ -31,6 +31,12 @@ pub enum StartError {
     /// The mesh cannot start.
     #[error(transparent)]
     Mesh(#[from] mesh::StartError),
+    /// The closed mesh that this node belongs to, or shall join.
+    #[error(transparent)]
+    Entry(#[from] mesh::EntryError),
+    /// What it knows of that mesh.
+    #[error(transparent)]
+    Member(#[from] mesh::MemberError),
     /// The API cannot start.
     #[error(transparent)]
     Api(#[from] api::ServeError),

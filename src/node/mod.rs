@@ -12,14 +12,15 @@
 
 mod error;
 mod flow;
+mod membership;
 mod parts;
 mod remote;
 mod service;
 mod settings;
+mod stop;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -41,6 +42,7 @@ use crate::telemetry::{EventBus, Metrics};
 pub use error::StartError;
 
 use parts::Parts;
+use stop::Stop;
 
 /// How long the start waits for backends to answer before it says what it found. Local ones answer in
 /// milliseconds; one that is off must not hold up the rest.
@@ -55,6 +57,8 @@ pub struct Up {
     pub node: PeerId,
     /// The mesh's name.
     pub mesh: String,
+    /// This node's membership, when the mesh is a closed one.
+    pub membership: Option<mesh::MemberView>,
     /// Where the API is, reachable from this machine.
     pub api_url: String,
     /// Where clients of Ollama find the mesh, when the owner wants them to.
@@ -85,7 +89,9 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     let tasks = CancellationToken::new();
     let _tasks = tasks.clone().drop_guard();
     let provider_settings = settings::provider(&config, builtin)?;
-    let mesh_settings = settings::mesh(&config);
+    let Some(belongs) = membership::find(&config, &data_dir, &identity, &stop).await? else { return Ok(()) };
+    let is_closed = belongs.closed.is_some();
+    let mesh_settings = settings::mesh(&config, belongs.closed, belongs.seeds);
     let api_settings = settings::api(&config);
     let router_settings = settings::router(&config);
     // The API's port first: when it is taken, nobody should see this node join and leave.
@@ -104,6 +110,8 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     ));
     let parts = Arc::new(Parts {
         name: config.name.as_str().into(),
+        open_mesh: config.mesh.name.as_str().into(),
+        membership: config.mesh.membership,
         mesh: handle,
         registry,
         catalog,
@@ -138,6 +146,14 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     *parts.phase.write() = Phase::Ready;
     let api_url = publish_address(&data_dir, &addresses)?;
     listening(&parts.mesh).await;
+    if let Some(path) = config.mesh.invite_file.clone() {
+        if !is_closed {
+            tracing::warn!(
+                "there is no invite to keep in a file: this node is in an open mesh (mesh.invite_file wants --private)"
+            );
+        }
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(membership::keep_invite(parts.mesh.clone(), path)));
+    }
     announce(&up(&parts, api_url, ollama_url, &config));
 
     // Only the owner's wish is a good end. Whatever watches over this process (systemd, Docker) should start it anew
@@ -219,66 +235,11 @@ fn up(parts: &Parts, api_url: String, ollama_url: Option<String>, config: &Confi
         name: parts.name.to_string(),
         node: parts.mesh.node(),
         mesh: view.mesh_name.clone(),
+        membership: view.membership.clone(),
         api_url,
         ollama_url,
         wants_key: !config.api.keys.is_empty(),
         backends: service::provider_statuses(&parts.registry),
         listening: view.listening.clone(),
-    }
-}
-
-/// The owner's wish that the node stops.
-struct Stop {
-    /// Signals so far.
-    signals: watch::Receiver<u32>,
-    /// How many of them [`requested`](Self::requested) has returned for. One that came while nobody waited counts.
-    answered: AtomicU32,
-}
-
-impl Stop {
-    fn listen() -> Result<Self, StartError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let system = |cause| StartError::System { what: "cannot listen for signals", cause };
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
-        let (sender, receiver) = watch::channel(0);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    () = sender.closed() => return,
-                }
-                sender.send_modify(|count| *count += 1);
-            }
-        });
-        Ok(Self { signals: receiver, answered: AtomicU32::new(0) })
-    }
-
-    /// Returns at the next signal that has not been returned for yet.
-    async fn requested(&self) {
-        let mut signals = self.signals.clone();
-        let answered = self.answered.load(Ordering::Relaxed);
-        // The sender lives as long as the runtime, and the runtime as long as this future is polled.
-        if signals.wait_for(|count| *count > answered).await.is_ok() {
-            self.answered.store(answered + 1, Ordering::Relaxed);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_signal_that_came_before_anybody_waited_counts_once() {
-        let (sender, signals) = watch::channel(0);
-        let stop = Stop { signals, answered: AtomicU32::new(0) };
-        sender.send_replace(1);
-        stop.requested().await;
-        let second = tokio::time::timeout(Duration::ZERO, stop.requested()).await;
-        assert!(second.is_err(), "one signal must not count twice");
-        sender.send_replace(2);
-        stop.requested().await;
     }
 }

@@ -1,6 +1,7 @@
 //! The parts of a running node that its tasks and its API share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -17,6 +18,10 @@ use crate::router::Router;
 /// The parts of a running node that its tasks and its API share.
 pub(super) struct Parts {
     pub name: Arc<str>,
+    /// The open mesh that this node is in when it is in no closed one.
+    pub open_mesh: Arc<str>,
+    /// How long memberships last that this node issues.
+    pub membership: Duration,
     pub mesh: mesh::Handle,
     pub registry: Arc<Registry>,
     pub catalog: Arc<Catalog>,

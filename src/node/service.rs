@@ -1,6 +1,7 @@
 //! The node as its API sees it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use crate::api::{JoinError, Phase, ProviderStatus, Service};
 use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Target};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
-use crate::mesh::{self, Examination, MeshView};
+use crate::mesh::{
+    self, EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, Revoked, Token,
+};
 use crate::provider::Registry;
 use crate::router::{Decision, Logged};
 
@@ -60,6 +63,19 @@ impl Service for NodeService {
 
     fn join(&self, peer: &str) -> BoxFuture<'static, Result<PeerId, JoinError>> {
         let mesh = self.0.mesh.clone();
+        if Token::is_like(peer) {
+            let token = peer.parse::<Token>().map_err(|error| JoinError::BadAddress(error.to_string()));
+            let membership = self.0.membership;
+            return async move {
+                let met = mesh.enter(&token?).await.map_err(join_error)?;
+                if let Some(closed) = mesh.closed() {
+                    closed.set_lifetime(membership);
+                }
+                // The node is in, and finds the others as they come.
+                Ok(met.unwrap_or(mesh.node()))
+            }
+            .boxed();
+        }
         let seed = peer.parse::<mesh::Seed>().map_err(|error| JoinError::BadAddress(error.to_string()));
         async move {
             mesh.join(seed?).await.map_err(|error| match error {
@@ -79,6 +95,39 @@ impl Service for NodeService {
         self.0.mesh.port()
     }
 
+    fn members(&self) -> Option<Vec<MemberView>> {
+        Some(self.0.mesh.closed()?.members())
+    }
+
+    fn invite(&self, options: InviteOptions) -> BoxFuture<'static, Result<Invited, MemberError>> {
+        let mesh = self.0.mesh.clone();
+        async move { mesh.invite(options).await }.boxed()
+    }
+
+    fn revoke(
+        &self,
+        node: PeerId,
+        reason: String,
+        with_its_own: bool,
+    ) -> BoxFuture<'static, Result<Revoked, MemberError>> {
+        let mesh = self.0.mesh.clone();
+        async move { mesh.revoke(node, reason, with_its_own).await }.boxed()
+    }
+
+    fn create_mesh(&self, name: String) -> BoxFuture<'static, Result<(), EntryError>> {
+        let (mesh, membership) = (self.0.mesh.clone(), self.0.membership);
+        async move {
+            mesh.create(&name).await?.set_lifetime(membership);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>> {
+        let (mesh, open) = (self.0.mesh.clone(), Arc::clone(&self.0.open_mesh));
+        async move { mesh.abandon(&open).await }.boxed()
+    }
+
     fn providers(&self) -> Vec<ProviderStatus> {
         provider_statuses(&self.0.registry)
     }
@@ -91,6 +140,15 @@ impl Service for NodeService {
 
     fn phase(&self) -> Phase {
         *self.0.phase.read()
+    }
+}
+
+fn join_error(error: EntryError) -> JoinError {
+    let text = error.to_string();
+    match error {
+        EntryError::Knock(mesh::KnockError::Unreachable { .. }) => JoinError::Unreachable(text),
+        EntryError::Knock(_) | EntryError::Elsewhere(_) => JoinError::NotAdmitted(text),
+        _ => JoinError::Failed(text),
     }
 }
 

@@ -66,13 +66,14 @@ fn spec(index: usize, backend: &Backend) -> Result<provider::BackendSpec, StartE
     .map_err(|error| wrong(error.to_string()))
 }
 
-pub(super) fn mesh(config: &Config) -> mesh::Settings {
+pub(super) fn mesh(config: &Config, closed: Option<mesh::Closed>, more_seeds: Vec<mesh::Seed>) -> mesh::Settings {
     mesh::Settings {
+        closed,
         mesh_name: config.mesh.name.clone(),
         node_name: config.name.clone(),
         gossip_port: Some(config.gossip_port),
         bind: config.gossip_bind.clone(),
-        seeds: config.seed_peers.clone(),
+        seeds: config.seed_peers.iter().cloned().chain(more_seeds).take(mesh::MAX_SEEDS).collect(),
         mdns: !config.no_mdns,
         upnp: config.mesh.upnp,
         relay_server: match config.mesh.relay {

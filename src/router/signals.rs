@@ -350,6 +350,7 @@ mod tests {
         MeshView {
             mesh_id: String::new(),
             mesh_name: String::new(),
+            membership: None,
             node: PeerId::random(),
             listening: Vec::new(),
             peers: peers

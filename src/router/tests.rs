@@ -50,6 +50,7 @@ impl Mesh {
         let view = MeshView {
             mesh_id: String::new(),
             mesh_name: String::new(),
+            membership: None,
             node: self.router.own(),
             listening: Vec::new(),
             peers: peers.collect(),

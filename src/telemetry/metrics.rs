@@ -4,7 +4,7 @@
 //! atomic add. Labels must come from small closed sets: a route pattern, a status class, an operation. Never a
 //! path as it came, a peer or a request, for each value lives for ever.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::text;
@@ -18,32 +18,56 @@ const PREFIX: &str = "atmosphere";
 
 /// The program's metrics. Clones share one registry.
 #[derive(Debug, Clone)]
-pub struct Metrics(Arc<Mutex<Registry>>);
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    /// Registries of parts that come and go.
+    parts: Arc<Mutex<Vec<Weak<Mutex<Registry>>>>>,
+}
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Registry::with_prefix(PREFIX))))
+        Self { registry: registry(), parts: Arc::default() }
     }
+}
+
+fn registry() -> Arc<Mutex<Registry>> {
+    Arc::new(Mutex::new(Registry::with_prefix(PREFIX)))
 }
 
 impl Metrics {
     /// Registers a metric and hands it back. `name` is without the program's prefix; counters get `_total` appended.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
-        self.0.lock().register(name, help, metric.clone());
+        self.registry.lock().register(name, help, metric.clone());
         metric
     }
 
     /// For libraries that register what they measure themselves.
     pub fn with_registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
-        register(&mut self.0.lock())
+        register(&mut self.registry.lock())
+    }
+
+    /// Metrics of a part that may be built anew while the program runs: they are among the program's for as long as
+    /// what is returned lives.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let part = registry();
+        let mut parts = self.parts.lock();
+        parts.retain(|part| part.strong_count() > 0);
+        parts.push(Arc::downgrade(&part));
+        Self { registry: part, parts: Arc::default() }
     }
 
     /// All metrics as OpenMetrics text.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
+        let parts: Vec<_> = self.parts.lock().iter().filter_map(Weak::upgrade).collect();
+        let written = std::iter::once(&self.registry)
+            .chain(&parts)
+            .try_for_each(|registry| text::encode_registry(&mut out, &registry.lock()))
+            .and_then(|()| text::encode_eof(&mut out));
         // Writing to a String fails only when a metric's own encoder does; what was written before it still counts.
-        if text::encode(&mut out, &self.0.lock()).is_err() {
+        if written.is_err() {
             tracing::warn!("a metric could not be written; the metrics page is cut short");
         }
         out
@@ -63,5 +87,16 @@ mod tests {
         let text = metrics.encode();
         assert!(text.contains("atmosphere_things_total 3"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_part_is_told_of_as_long_as_it_lives() {
+        let metrics = Metrics::default();
+        let part = metrics.part();
+        part.register("passing", "Things that pass", Counter::<u64>::default());
+        assert_eq!(metrics.encode().matches("atmosphere_passing_total").count(), 1);
+        assert_eq!(metrics.encode().matches("# EOF").count(), 1);
+        drop(part);
+        assert!(!metrics.encode().contains("passing"));
     }
 }

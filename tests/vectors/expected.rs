@@ -169,7 +169,13 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
     use v1::proof::Credential;
     let bytes = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
     let hello = v1::Hello { wire_major: 1, wire_minor: 0, mesh_id: bytes(1, 32), nonce: bytes(2, 32) };
-    let proof = |credential| Body::Proof(v1::Proof { credential, signature: bytes(3, 64) });
+    let proof = |credential| Body::Proof(v1::Proof { credential, signature: bytes(3, 64), grant: None });
+    let grant = v1::Grant { membership: Some(membership()), mac: bytes(6, 32) };
+    let granting = v1::Proof {
+        credential: Some(Credential::Membership(bytes(4, 8))),
+        signature: bytes(3, 64),
+        grant: Some(grant),
+    };
     let verdict = |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into() });
     let bodies = vec![
         ("gate-hello", Body::Hello(hello)),
@@ -182,6 +188,9 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
         ("gate-verdict-not-admitted", verdict(3, "no invite")),
         ("gate-verdict-malformed", verdict(4, "a message out of order")),
         ("gate-verdict-busy", verdict(5, "")),
+        ("gate-verdict-itself", verdict(6, "")),
+        ("gate-verdict-identity-clash", verdict(7, "")),
+        ("gate-proof-grant", Body::Proof(granting)),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::GateMessage { body: Some(body) })).collect()
 }
@@ -210,6 +219,8 @@ pub fn sync_requests() -> Vec<(&'static str, v1::SyncRequest)> {
         ("sync-request-ping", Body::Ping(v1::Ping {})),
         ("sync-request-dial-back", Body::DialBack(v1::DialBack { address: "/ip4/8.8.8.8/udp/11450/quic-v1".into() })),
         ("sync-request-hear-multicast", Body::HearMulticast(hear)),
+        ("sync-request-roster", Body::Roster(v1::RosterDigest { ids: Bytes::from_static(&[3; 32]), push: roster() })),
+        ("sync-request-renew", Body::Renew(v1::Renew {})),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::SyncRequest { body: Some(body) })).collect()
 }
@@ -234,6 +245,98 @@ pub fn sync_responses() -> Vec<(&'static str, v1::SyncResponse)> {
         ("sync-response-dialled-back-unreachable", dialled(2, "no answer within 7 s")),
         ("sync-response-heard-multicast", heard(true, "")),
         ("sync-response-heard-multicast-trouble", heard(false, "it cannot listen")),
+        (
+            "sync-response-roster",
+            Body::Roster(v1::RosterDelta { records: roster(), want: Bytes::from_static(&[2; 16]) }),
+        ),
+        (
+            "sync-response-renewed",
+            Body::Renewed(v1::Renewed { membership: Some(membership()), refusal: String::new() }),
+        ),
+        ("sync-response-refused", Body::Renewed(v1::Renewed { membership: None, refusal: "no admin".into() })),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::SyncResponse { body: Some(body) })).collect()
+}
+
+/// A membership that an admin issued.
+pub fn membership() -> v1::SignedMembership {
+    let by_root = v1::SignedMembership {
+        membership: Bytes::from_static(&[11; 16]),
+        signature: Bytes::from_static(&[12; 64]),
+        issuer: None,
+    };
+    v1::SignedMembership {
+        membership: Bytes::from_static(&[13; 16]),
+        signature: Bytes::from_static(&[14; 64]),
+        issuer: Some(Box::new(by_root)),
+    }
+}
+
+fn roster() -> Vec<v1::RosterRecord> {
+    use v1::roster_record::Record;
+    let revocation = v1::SignedRevocation {
+        revocation: Bytes::from_static(&[15; 16]),
+        signature: Bytes::from_static(&[16; 64]),
+        issuer: Some(membership()),
+    };
+    let records = [Record::Membership(membership()), Record::Revocation(revocation)];
+    records.into_iter().map(|record| v1::RosterRecord { record: Some(record) }).collect()
+}
+
+/// What is signed within.
+pub fn says_membership() -> Vec<(&'static str, v1::Membership)> {
+    let least = v1::Membership {
+        mesh_id: Bytes::from_static(&[1; 32]),
+        node: Bytes::from_static(&[9; 38]),
+        role: 3,
+        not_before_ms: 1_700_000_000_000,
+        expires_ms: 1_707_776_000_000,
+        serial: 1_700_000_000_000,
+        issuer: Bytes::new(),
+    };
+    let by_admin = v1::Membership { role: 1, issuer: Bytes::from_static(&[8; 38]), ..least.clone() };
+    vec![("membership", least), ("membership-by-admin", by_admin)]
+}
+
+/// What ends one.
+pub fn revocations() -> Vec<(&'static str, v1::Revocation)> {
+    let revocation = v1::Revocation {
+        mesh_id: Bytes::from_static(&[1; 32]),
+        node: Bytes::from_static(&[9; 38]),
+        through_serial: 1_700_000_000_000,
+        serial: 1_700_000_000_001,
+        issuer: Bytes::from_static(&[8; 38]),
+        reason: "sold".into(),
+    };
+    vec![("revocation", revocation)]
+}
+
+/// What a member presents.
+pub fn credentials() -> Vec<(&'static str, v1::Credential)> {
+    vec![("credential", v1::Credential { root_key: Bytes::from_static(&[5; 32]), membership: Some(membership()) })]
+}
+
+/// What a newcomer presents.
+pub fn invite_proofs() -> Vec<(&'static str, v1::InviteProof)> {
+    let proof = v1::InviteProof {
+        id: Bytes::from_static(&[1; 8]),
+        mac: Bytes::from_static(&[2; 32]),
+        issuer: Bytes::from_static(&[9; 38]),
+    };
+    vec![("invite-proof", proof)]
+}
+
+/// What a token is made of.
+pub fn invite_tokens() -> Vec<(&'static str, v1::InviteToken)> {
+    let token = v1::InviteToken {
+        root_key: Bytes::from_static(&[5; 32]),
+        id: Bytes::from_static(&[1; 8]),
+        secret: Bytes::from_static(&[2; 16]),
+        mesh_name: "home".into(),
+        expires: 1_700_086_400,
+        issuer: Bytes::from_static(&[9; 38]),
+        addresses: vec![Bytes::from_static(&[4, 10, 0, 0, 7, 6, 44, 186])],
+        role: 3,
+    };
+    vec![("invite-token", token)]
 }

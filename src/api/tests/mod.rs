@@ -3,6 +3,7 @@
 mod errors;
 mod facades;
 mod lists;
+mod members;
 mod scripted;
 mod security;
 mod sockets;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,10 @@ use crate::capability::{
 };
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
-use crate::mesh::{Examination, LinkTransport, MeshView, Neighbour, PathClass, PeerView};
+use crate::mesh::{
+    Closed, Denied, EntryError, Examination, Identity, InviteOptions, Invited, LinkTransport, MemberError, MemberView,
+    MeshView, Neighbour, PathClass, PeerView, Revoked, Role,
+};
 use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Step};
 use crate::telemetry::Metrics;
 
@@ -35,6 +39,7 @@ pub(super) struct ScriptedNode {
     catalog: Catalog,
     view: Arc<MeshView>,
     pub(super) phase: Mutex<Phase>,
+    pub(super) revoked: Mutex<Vec<PeerId>>,
     logged: Vec<Logged>,
 }
 
@@ -183,6 +188,39 @@ impl Service for ScriptedNode {
         Some(11450)
     }
 
+    fn members(&self) -> Option<Vec<MemberView>> {
+        let member = |number, role, denied| MemberView {
+            node: peer(number),
+            role,
+            denied,
+            issued_ms: 1_700_000_000_000,
+            expires_ms: 1_800_000_000_000,
+            issuer: None,
+            revoked_ms: None,
+            reason: None,
+        };
+        Some(vec![member(1, Role::Admin, None), member(2, Role::Member, Some(Denied::Revoked))])
+    }
+
+    fn invite(&self, options: InviteOptions) -> BoxFuture<'static, Result<Invited, MemberError>> {
+        let made = Closed::create(None, &Identity::generate(), "home")
+            .and_then(|closed| closed.invite(options, vec!["/ip4/10.0.0.7/tcp/11450".parse().expect("an address")]));
+        futures::future::ready(made).boxed()
+    }
+
+    fn revoke(&self, node: PeerId, _: String, _: bool) -> BoxFuture<'static, Result<Revoked, MemberError>> {
+        self.revoked.lock().push(node);
+        futures::future::ready(Ok(Revoked::default())).boxed()
+    }
+
+    fn create_mesh(&self, _: String) -> BoxFuture<'static, Result<(), EntryError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>> {
+        futures::future::ready(Err(EntryError::Member(MemberError::Open))).boxed()
+    }
+
     fn providers(&self) -> Vec<ProviderStatus> {
         vec![ProviderStatus {
             id: "ollama".to_owned(),
@@ -288,6 +326,7 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
     let view = MeshView {
         mesh_id: "ab".repeat(32),
         mesh_name: "home".to_owned(),
+        membership: None,
         node: peer(1),
         listening: vec!["/ip4/10.0.0.1/udp/11450/quic-v1".to_owned()],
         // The third is connected, and has told nothing yet.
@@ -300,6 +339,7 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
         catalog,
         view: Arc::new(view),
         phase: Mutex::new(Phase::Ready),
+        revoked: Mutex::default(),
         logged: vec![Logged {
             decision: Arc::new(decision()),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),

@@ -27,5 +27,5 @@ mod statement;
 mod tests;
 
 pub use delta::{Delta, MAX_POSITIONS, PAGE_BYTES};
-pub use state::{Bounds, Expired, Outcome, Register, Source};
+pub use state::{Bounds, Expired, Guard, Outcome, Register, Source};
 pub use statement::{AdvertHead, Body, BodyError, BodyHash, Content, INLINE_BODY_BYTES, Position, Statement};

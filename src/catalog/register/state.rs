@@ -58,6 +58,8 @@ pub enum Outcome {
     Stale,
     /// There is no room.
     Full,
+    /// The node is no member, or offers what its role does not let it.
+    NotAdmitted,
     /// Somebody holds a statement of this very node that is newer than its own: an earlier run with a faster
     /// clock, or a second node with the same identity. The next advert must be past this position.
     OwnAhead(Position),
@@ -81,6 +83,34 @@ pub struct Register {
     pub(super) graves: BTreeMap<PeerId, Grave>,
     pub(super) adverts: Arc<Adverts>,
     pub(super) revision: u64,
+    guard: Guard,
+}
+
+/// Whose statements count at all, and whose capabilities: a function of the node and of whether it offers any.
+#[derive(Clone)]
+pub struct Guard(Arc<Admits>);
+
+type Admits = dyn Fn(&PeerId, bool) -> bool + Send + Sync;
+
+impl Guard {
+    /// By this function.
+    #[must_use]
+    pub fn new(admits: impl Fn(&PeerId, bool) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(admits))
+    }
+}
+
+impl Default for Guard {
+    /// Everybody's.
+    fn default() -> Self {
+        Self::new(|_, _| true)
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
 }
 
 /// A live node.
@@ -140,7 +170,34 @@ impl Register {
     /// An empty register with other bounds.
     #[must_use]
     pub fn with_bounds(own: PeerId, bounds: Bounds) -> Self {
-        Self { own, bounds, nodes: BTreeMap::new(), graves: BTreeMap::new(), adverts: Arc::default(), revision: 0 }
+        let (nodes, graves) = (BTreeMap::new(), BTreeMap::new());
+        Self { own, bounds, nodes, graves, adverts: Arc::default(), revision: 0, guard: Guard::default() }
+    }
+
+    /// The same, for the statements that `guard` admits only.
+    #[must_use]
+    pub fn guarded(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// Whether the guard admits a statement. One that carries no advert offers nothing.
+    fn is_admitted(&self, statement: &Statement) -> bool {
+        let offers = matches!(&statement.content, Content::Advert(head, _) if head.body_len > 0);
+        (self.guard.0)(&statement.node, offers)
+    }
+
+    /// Buries the nodes that the guard admits no more, as if they had died, and returns them.
+    pub fn evict(&mut self, now: Instant) -> Vec<PeerId> {
+        let gone: Vec<PeerId> = self
+            .nodes
+            .iter()
+            .filter(|(node, record)| **node != self.own && !(self.guard.0)(node, record.head.body_len > 0))
+            .map(|(node, _)| *node)
+            .collect();
+        for node in &gone {
+            self.bury_silently(*node, now);
+        }
+        gone
     }
 
     /// The node whose register this is.
@@ -225,6 +282,9 @@ impl Register {
         if statement.node == self.own {
             let own = self.own_position();
             return if statement.position > own { Outcome::OwnAhead(statement.position) } else { Outcome::Stale };
+        }
+        if !self.is_admitted(&statement) {
+            return Outcome::NotAdmitted;
         }
         match statement.content {
             Content::Advert(..) => self.advert(statement, source, now),
@@ -438,21 +498,26 @@ impl Register {
             self.hide(&node);
         }
         for node in &expired.departed {
-            if let Some(record) = self.nodes.remove(node) {
-                let grave = Grave {
-                    position: record.position,
-                    issued_at_ms: record.issued_at_ms,
-                    buried: now,
-                    tombstone: None,
-                    heard_until: None,
-                    left: false,
-                };
-                self.dig(*node, grave);
-            }
-            self.hide(node);
+            self.bury_silently(*node, now);
         }
         expired.next = next;
         expired
+    }
+
+    /// Without a word of the node's own.
+    fn bury_silently(&mut self, node: PeerId, now: Instant) {
+        if let Some(record) = self.nodes.remove(&node) {
+            let grave = Grave {
+                position: record.position,
+                issued_at_ms: record.issued_at_ms,
+                buried: now,
+                tombstone: None,
+                heard_until: None,
+                left: false,
+            };
+            self.dig(node, grave);
+        }
+        self.hide(&node);
     }
 
     fn bury(&mut self, leave: &Statement, life: Duration, now: Instant) {

@@ -70,8 +70,13 @@ pub struct InboundCall {
 
 /// Turns streams into calls until the streams end or nobody takes the calls any more; then the requests
 /// that are still being read are dropped. Replies go on without it.
-pub async fn serve<S>(streams: impl Stream<Item = (PeerId, S)>, calls: mpsc::Sender<InboundCall>, limits: ServerLimits)
-where
+/// `may_call` says why a node may not.
+pub async fn serve<S>(
+    streams: impl Stream<Item = (PeerId, S)>,
+    may_call: impl Fn(&PeerId) -> Result<(), String>,
+    calls: mpsc::Sender<InboundCall>,
+    limits: ServerLimits,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let room = Room::new(limits.calls, limits.refusals, limits.request_bytes);
@@ -87,7 +92,17 @@ where
             stream = streams.next() => {
                 let Some((from, stream)) = stream else { return };
                 let io: Box<dyn Duplex> = Box::new(stream);
-                if let Some(place) = room.call(from) {
+                if let Err(why) = may_call(&from) {
+                    tracing::debug!(%from, %why, "did not take a call");
+                    if let Some(place) = room.refusal() {
+                        let failure = Failure { status: 403, ..Failure::new(ErrorClass::Request, why) };
+                        let reply = Reply::new(io, HANDOVER, place);
+                        tasks.spawn(async move {
+                            // Whether it heard is its own affair.
+                            let _ = reply.send_last(Frame::Error(failure)).await;
+                        });
+                    }
+                } else if let Some(place) = room.call(from) {
                     tasks.spawn(admit(from, io, place, calls.clone(), limits));
                 } else if let Some(place) = room.refusal() {
                     let reply = Reply::new(io, HANDOVER, place);

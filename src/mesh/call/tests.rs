@@ -35,7 +35,7 @@ impl Callee {
     fn start(limits: ServerLimits) -> Self {
         let (streams, incoming) = mpsc::channel(64);
         let (sender, calls) = mpsc::channel(4);
-        tokio::spawn(serve(ReceiverStream::new(incoming), sender, limits));
+        tokio::spawn(serve(ReceiverStream::new(incoming), |_| Ok(()), sender, limits));
         Self { streams, calls }
     }
 

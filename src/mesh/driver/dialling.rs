@@ -1,6 +1,5 @@
 //! Whom to dial: seeds, nodes found by mDNS, and nodes known from adverts and from the peer book.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use libp2p::core::transport::TransportError;
@@ -15,6 +14,7 @@ use super::state::{Driver, Found, MAX_SEEDS, YIELD};
 use crate::capability::PeerId;
 use crate::mesh::address::{Seed, is_dialable_for_others, is_relayed, of_advert, without_peer};
 use crate::mesh::book;
+use crate::mesh::causes::{causes, root_cause};
 use crate::mesh::command::JoinError;
 use crate::mesh::gate::{GateError, Refusal, Report};
 use crate::mesh::seeds::{Cause, Connected, Dial};
@@ -213,7 +213,13 @@ impl Driver {
         }
     }
 
-    fn dial_node(&mut self, node: PeerId, mut addresses: Vec<Multiaddr>, condition: PeerCondition, now: Instant) {
+    pub(super) fn dial_node(
+        &mut self,
+        node: PeerId,
+        mut addresses: Vec<Multiaddr>,
+        condition: PeerCondition,
+        now: Instant,
+    ) {
         if !self.may_dial_circuits(now) {
             addresses.retain(|address| !is_relayed(address));
         }
@@ -234,6 +240,9 @@ impl Driver {
             self.warn_of_clash(&format!("a process at {} answers with it", report.address), now);
         }
         if report.not_a_member {
+            if report.inbound && !self.is_refused(&report.node, now) {
+                tracing::info!(node = %report.node, address = %report.address, reason = %report.reason, "refused at the gate");
+            }
             self.remember_turned_away(&report, now);
             if self.refused.len() >= MAX_REMEMBERED {
                 self.refused.retain(|_, until| *until > now);
@@ -292,21 +301,6 @@ fn gate_error(error: &DialError) -> Option<&GateError> {
     attempts.iter().find_map(|(_, error)| match error {
         TransportError::Other(error) => causes(error).find_map(|cause| cause.downcast_ref()),
         TransportError::MultiaddrNotSupported(_) => None,
-    })
-}
-
-/// The innermost error: the outer ones are layers of the transport.
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().unwrap_or(error).to_string()
-}
-
-/// An error and all that it stems from.
-fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |cause: &&'e (dyn Error + 'static)| {
-        let cause: &'e (dyn Error + 'static) = *cause;
-        // An io::Error hides what it wraps from `source`.
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| cause.source())
     })
 }
 

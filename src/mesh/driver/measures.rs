@@ -89,6 +89,7 @@ impl Measures {
             Outcome::Stale => "stale",
             Outcome::Full => "full",
             Outcome::OwnAhead(_) => "own_ahead",
+            Outcome::NotAdmitted => "not_admitted",
         });
     }
 

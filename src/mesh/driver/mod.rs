@@ -16,6 +16,7 @@
 //! | `dial_back` | dialling a node because it asks whether it can be reached |
 //! | `neighbours` | connections that are of no use: silent, deaf, or one too many |
 //! | `measures` | metrics |
+//! | `members`, `tended` | the roster of a closed mesh, and what follows from it |
 //! | `statements` | gossip and sync with the register; this node's own statements |
 
 mod announcer;
@@ -24,26 +25,29 @@ mod dialling;
 mod examining;
 mod links;
 mod measures;
+mod members;
 mod neighbours;
 mod rate;
 mod reaching;
 mod state;
 mod statements;
+mod tended;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
 use libp2p::swarm::SwarmEvent;
 
 use super::behaviour::Event;
-use super::command::Command;
+use super::command::{Change, Command};
+use super::member::Closed;
 use super::view::MeshView;
 use crate::catalog::Adverts;
 
 pub use measures::Measures;
 use state::{BOOK_INTERVAL, YIELD};
-pub use state::{Disk, Driver, Inlets, MAX_SEEDS, Outlets};
+pub use state::{Driver, MAX_SEEDS, Outlets, Remains};
 
 /// How often what has no point in time of its own is looked after: expiry, duplicates, redialling.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -52,8 +56,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 const TURNS_PER_YIELD: u32 = 64;
 
 impl Driver {
-    /// Runs until the node leaves or all handles are gone.
-    pub async fn run(mut self: Box<Self>) {
+    /// Runs until the node leaves or all handles are gone; or until it changes to another mesh, and then returns to which,
+    /// and what the next driver goes on with.
+    pub async fn run(mut self: Box<Self>) -> Option<(Change, Remains)> {
         let mut turn: u32 = 0;
         loop {
             self.on_time(Instant::now());
@@ -66,10 +71,14 @@ impl Driver {
                         self.leave().await;
                         // Whoever asked may have stopped waiting.
                         let _ = reply.send(());
-                        return;
+                        return None;
+                    }
+                    Some(Command::Change(change)) => {
+                        self.leave().await;
+                        return Some((change, self.remains()));
                     }
                     Some(command) => self.on_command(command, Instant::now()),
-                    None => return,
+                    None => return None,
                 },
                 Some(answer) = self.late.1.recv() => self.heard_multicast(answer),
                 Some(report) = self.inlets.reports.recv() => self.on_report(report, Instant::now()),
@@ -83,9 +92,31 @@ impl Driver {
         }
     }
 
+    /// What the next driver goes on with; it begins a new incarnation.
+    fn remains(self: Box<Self>) -> Remains {
+        let mut this = *self;
+        this.disk.epochs.next(0, SystemTime::now());
+        let keep = this.disk.epochs.unsaved();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = keep() {
+                tracing::warn!(%error, "cannot keep this node's epoch");
+            }
+        });
+        Remains {
+            commands: this.inlets.commands,
+            outlets: this.outlets,
+            epochs: this.disk.epochs,
+            capabilities: this.members.capabilities,
+            load: this.announcer.load,
+        }
+    }
+
     fn on_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Advertise { capabilities, load } => self.announcer.set(capabilities, load, now),
+            Command::Advertise { capabilities, load } => self.advertise(capabilities, load, now),
+            // The asker may have stopped waiting.
+            Command::Addresses { reply } => drop(reply.send(self.own_addresses())),
+            Command::Renewed => self.membership_renewed(now),
             Command::Join { seed, reply } => self.join(seed, reply, now),
             Command::Ask { node, request, reply } => self.ask_for(node, request, reply, now),
             Command::Describe { reply } => {
@@ -96,7 +127,7 @@ impl Driver {
             #[cfg(test)]
             Command::Panic => panic!("a fault of the driver, for a test"),
             // Taken out by the loop, because it ends it.
-            Command::Leave { .. } => {}
+            Command::Leave { .. } | Command::Change(_) => {}
         }
     }
 
@@ -167,6 +198,7 @@ impl Driver {
             self.close_duplicates(now);
             self.close_silent(now);
             self.close_deaf(now);
+            self.tend_members(now);
             self.dial_found(now);
             self.dial_known(now);
             self.dial_anew(now);
@@ -209,6 +241,7 @@ impl Driver {
         MeshView {
             mesh_id: self.mesh.to_hex(),
             mesh_name: self.settings.mesh_name.clone(),
+            membership: self.settings.closed.as_ref().map(Closed::own),
             node: self.own,
             listening: self.swarm.listeners().map(ToString::to_string).collect(),
             peers: self.connections.views(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::core::transport::ListenerId;
 use libp2p::gossipsub::IdentTopic;
+use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, Swarm};
@@ -16,10 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::announcer::Announcer;
 use super::measures::Measures;
 use super::rate::Rates;
-use crate::capability::PeerId;
+use super::tended::Tended;
+use crate::capability::{Capability, PeerId};
 use crate::catalog::Adverts;
-use crate::catalog::register::{BodyHash, Register};
-use crate::mesh::address::{Interfaces, Places};
+use crate::catalog::register::{BodyHash, Guard, Register};
+use crate::mesh::address::{Interfaces, Places, without_peer};
 use crate::mesh::behaviour::{Behaviour, topic};
 use crate::mesh::book::Book;
 use crate::mesh::command::{Answerer, Command, JoinError};
@@ -27,9 +29,10 @@ use crate::mesh::connections::Connections;
 use crate::mesh::epoch::Epochs;
 use crate::mesh::gate::Report;
 use crate::mesh::id::MeshId;
+use crate::mesh::member::{Closed, Role};
 use crate::mesh::reachability::Reachability;
 use crate::mesh::seeds::{SeedIndex, Seeds};
-use crate::mesh::settings::Settings;
+use crate::mesh::settings::{RelayServer, Settings};
 use crate::mesh::statement::Signer;
 use crate::mesh::view::MeshView;
 use crate::telemetry::EventBus;
@@ -91,6 +94,10 @@ pub enum Asked {
     Test(Multiaddr),
     /// Something that somebody else waits for.
     Question(Answerer),
+    /// What it knows of the roster.
+    Roster,
+    /// This node's membership anew.
+    Renewal,
 }
 
 /// A dial that a node asked for, to see whether it can be reached.
@@ -130,22 +137,36 @@ pub struct Outlets {
 
 /// What asks something of the driver.
 #[derive(Debug)]
-pub struct Inlets {
+pub(super) struct Inlets {
+    /// From the handles. When all are gone, so is the driver.
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// From the gate.
+    pub(super) reports: mpsc::Receiver<Report>,
+    /// From the transport: where nodes are that were dialled by a name.
+    pub(super) places: Places,
+}
+
+/// What a driver is given, and leaves behind for the next one when the node changes to another mesh.
+pub struct Remains {
     /// From the handles. When all are gone, so is the driver.
     pub commands: mpsc::Receiver<Command>,
-    /// From the gate.
-    pub reports: mpsc::Receiver<Report>,
-    /// From the transport: where nodes are that were dialled by a name.
-    pub places: Places,
+    /// What the driver tells the rest of the program.
+    pub outlets: Outlets,
+    /// This node's incarnations; the current one is the last.
+    pub epochs: Epochs,
+    /// What this node can do.
+    pub capabilities: Arc<[Arc<Capability>]>,
+    /// How busy it is.
+    pub load: u8,
 }
 
 /// What the driver keeps on disk.
 #[derive(Debug)]
-pub struct Disk {
+pub(super) struct Disk {
     /// Nodes that were connected before.
-    pub book: Book,
+    pub(super) book: Book,
     /// This node's incarnations; the current one is the last.
-    pub epochs: Epochs,
+    pub(super) epochs: Epochs,
 }
 
 /// The task that owns the swarm.
@@ -214,20 +235,47 @@ pub struct Driver {
     pub(super) next_housekeeping: Instant,
     pub(super) next_sync: Instant,
     pub(super) next_book: Instant,
+    pub(super) members: Tended,
+}
+
+/// Whose statements count in a closed mesh: members', and the capabilities of those that may offer them.
+fn guard(closed: Option<&Closed>) -> Guard {
+    match closed.cloned() {
+        None => Guard::default(),
+        Some(closed) => Guard::new(move |node, offers| closed.role_of(node).is_ok_and(|role| !offers || role.offers())),
+    }
+}
+
+/// Whether to relay, as far as this node's role has a say in it.
+fn relay_server(settings: &Settings) -> RelayServer {
+    match settings.closed.as_ref().map(Closed::role) {
+        Some(role) if !role.relays() => RelayServer::Off,
+        // That is what it is there for.
+        Some(Role::Relay) => RelayServer::On,
+        _ => settings.relay_server,
+    }
 }
 
 impl Driver {
     /// A driver of this swarm, which listens already.
     pub fn new(
         swarm: Swarm<Behaviour>,
-        inlets: Inlets,
-        outlets: Outlets,
-        disk: Disk,
+        (reports, places): (mpsc::Receiver<Report>, Places),
+        remains: Remains,
+        mut book: Book,
         signer: Signer,
         mesh: MeshId,
         settings: Settings,
     ) -> Box<Self> {
         let now = Instant::now();
+        let Remains { commands, outlets, epochs, capabilities, load } = remains;
+        for address in settings.closed.iter().flat_map(Closed::seeds) {
+            if let Some(Protocol::P2p(node)) = address.iter().last() {
+                book.learn(node, &without_peer(address));
+            }
+        }
+        let disk = Disk { book, epochs };
+        let inlets = Inlets { commands, reports, places };
         let own = *swarm.local_peer_id();
         let interfaces = Interfaces::now();
         let mut seeds = Seeds::default();
@@ -251,7 +299,7 @@ impl Driver {
             deaf: HashMap::new(),
             found: HashMap::new(),
             refused: HashMap::new(),
-            reachability: Reachability::new(settings.relay_server, &settings.external_addresses),
+            reachability: Reachability::new(relay_server(&settings), &settings.external_addresses),
             relaying: false,
             reservations: HashMap::new(),
             relayed_for: HashMap::new(),
@@ -265,7 +313,7 @@ impl Driver {
             turned_away: VecDeque::new(),
             started: now,
             next_test: now,
-            register: Register::new(own),
+            register: Register::new(own).guarded(guard(settings.closed.as_ref())),
             signer,
             announcer: Announcer::new(disk.epochs.last(), settings.advert_ttl, now),
             alone: true,
@@ -284,9 +332,11 @@ impl Driver {
             next_housekeeping: now,
             next_sync: now + SYNC_INTERVAL,
             next_book: now + BOOK_INTERVAL,
+            members: Tended::new(now),
             disk,
             settings,
         });
+        driver.advertise(capabilities.to_vec(), load, now);
         driver.check_reachability(now);
         driver
     }

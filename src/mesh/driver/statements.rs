@@ -8,6 +8,7 @@ use prost::Message as _;
 use rand::RngExt as _;
 use rand::seq::IteratorRandom as _;
 
+use super::members::MemberRequest;
 use super::state::{Asked, Driver, Fetch, SYNC_INTERVAL, unix_ms};
 use crate::capability::{Advert, PeerId};
 use crate::catalog::register::{BodyError, BodyHash, Outcome, Position, Source};
@@ -162,7 +163,7 @@ impl Driver {
         }
         self.on_outcome(node, outcome, from, now);
         match outcome {
-            Outcome::Stale | Outcome::Full | Outcome::OwnAhead(_) => MessageAcceptance::Ignore,
+            Outcome::Stale | Outcome::Full | Outcome::NotAdmitted | Outcome::OwnAhead(_) => MessageAcceptance::Ignore,
             _ => MessageAcceptance::Accept,
         }
     }
@@ -174,6 +175,10 @@ impl Driver {
             Outcome::NeedSync => self.sync_with(from, now),
             Outcome::OwnAhead(position) => self.on_clash(position, from, now),
             Outcome::Full => tracing::debug!(%node, "no room for an advert"),
+            Outcome::NotAdmitted => {
+                tracing::debug!(%node, "a statement of a node that is no member, or offers what its role does not let it");
+                self.ask_who_it_is(from, now);
+            }
             Outcome::Changed | Outcome::Prolonged | Outcome::Left | Outcome::Stale => {}
         }
     }
@@ -229,6 +234,7 @@ impl Driver {
             return;
         }
         self.syncing.insert(node, now);
+        self.sync_roster_with(node);
         let request = sync::first_request(&self.register);
         self.ask(node, request, Asked::Round(1));
     }
@@ -256,6 +262,14 @@ impl Driver {
                     }
                     body => v1::SyncRequest { body },
                 };
+                let request = match self.on_member_request(request, peer, now) {
+                    MemberRequest::Answered(response) => {
+                        // An error says that the other side is gone.
+                        let _ = self.swarm.behaviour_mut().sync.send_response(channel, response);
+                        return;
+                    }
+                    MemberRequest::Other(request) => request,
+                };
                 let mesh = *self.mesh.as_bytes();
                 let Some(answer) = sync::answer(&mut self.register, &mesh, request, now, unix_ms()) else { return };
                 // An error says that the other side is gone.
@@ -277,7 +291,7 @@ impl Driver {
                         let _ = answerer.send(Err(error.to_string()));
                     }
                     // Nothing was found out.
-                    Some(Asked::Round(_) | Asked::Test(_)) | None => {}
+                    Some(Asked::Round(_) | Asked::Test(_) | Asked::Roster | Asked::Renewal) | None => {}
                 }
             }
             Event::InboundFailure { peer, error, .. } => tracing::debug!(node = %peer, %error, "sync request"),
@@ -306,6 +320,8 @@ impl Driver {
                     self.fetches.remove(&hash);
                 }
             },
+            (Asked::Roster, Some(Body::Roster(delta))) => self.on_roster(delta, from, now),
+            (Asked::Renewal, Some(Body::Renewed(renewed))) => self.on_renewed(renewed, from, now),
             (Asked::Body(hash), _) => self.fetch_elsewhere(hash, now),
             (Asked::Question(answerer), body) => {
                 let _ = answerer.send(Ok(v1::SyncResponse { body }));
@@ -322,7 +338,9 @@ impl Driver {
             },
             (Asked::Test(_), _) => tracing::debug!(node = %from, "it does not test reachability"),
             (Asked::Farewell, _) => self.farewells = self.farewells.saturating_sub(1),
-            (Asked::Round(_), _) => tracing::debug!(node = %from, "a sync answer is not one"),
+            (Asked::Round(_) | Asked::Roster | Asked::Renewal, _) => {
+                tracing::debug!(node = %from, "a sync answer is not one")
+            }
         }
     }
 

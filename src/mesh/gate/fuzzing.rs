@@ -1,19 +1,36 @@
-//! Opens the handshake to the fuzz target `gate`; built only with the feature `fuzzing`.
+//! Opens the handshake and the roster to the fuzz targets `gate` and `member`; built only with the feature `fuzzing`.
 
 use super::handshake::{Handshake, Role, Standing};
 use super::instance::Instance;
 use super::membership::Membership;
 use super::{Admission, Identity, MeshId};
+use crate::mesh::member::Closed;
 
 /// Hands a stranger's messages to both ends of a handshake, and tells whether either let the stranger in.
 #[must_use]
 pub fn gate_admits(messages: &[Vec<u8>]) -> bool {
     let (own, stranger) = (Identity::generate(), Identity::generate().peer_id());
-    let membership = Membership::Open(Admission::Everybody);
     let instance = Instance::new([5; 32]);
-    [Role::Initiator, Role::Responder].into_iter().any(|role| {
-        let mesh = MeshId::open("fuzz");
-        let mut handshake = Handshake::new(role, own.keypair(), mesh, &membership, stranger, &instance, [7; 16]);
-        messages.iter().any(|message| handshake.receive(message).standing == Standing::Admitted)
+    let mut meshes = vec![(MeshId::open("fuzz"), Membership::Open(Admission::Everybody))];
+    meshes.extend(Closed::create(None, &own, "fuzz").ok().map(|closed| (closed.mesh(), Membership::Closed(closed))));
+    meshes.iter().any(|(mesh, membership)| {
+        [Role::Initiator, Role::Responder].into_iter().any(|role| {
+            let mut handshake = Handshake::new(role, own.keypair(), *mesh, membership, stranger, &instance, [7; 16]);
+            messages.iter().any(|message| handshake.receive(message).standing == Standing::Admitted)
+        })
     })
+}
+
+/// Hands bytes to a member as a record of the roster, as a credential, and as the text of an invite; and tells whether any
+/// of it was believed.
+#[must_use]
+pub fn member_believes(bytes: &[u8]) -> bool {
+    use prost::Message as _;
+    let own = Identity::generate();
+    let Ok(closed) = Closed::create(None, &own, "fuzz") else { return false };
+    // What an invite says is believed by whoever holds it; here it must only not fail.
+    let _ = String::from_utf8_lossy(bytes).parse::<crate::mesh::member::Token>();
+    let record = crate::wire::v1::RosterRecord::decode(bytes);
+    let news = record.is_ok_and(|record| closed.merge(vec![record]).news > 0);
+    news || closed.admits(&Identity::generate().peer_id(), bytes).is_ok()
 }

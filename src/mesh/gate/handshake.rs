@@ -8,7 +8,7 @@ use libp2p::identity::{Keypair, PublicKey};
 use prost::Message as _;
 
 use super::instance::Instance;
-use super::membership::Membership;
+use super::membership::{Membership, Shown};
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
 use crate::mesh::identity::public_key;
@@ -52,7 +52,10 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The other side is of another mesh.
-    #[error("one of the two belongs to another mesh than the other (start both with the same --mesh)")]
+    #[error(
+        "one of the two belongs to another mesh than the other (start both with the same --mesh; a closed \
+         mesh is joined with an invite: atmosphere join TOKEN)"
+    )]
     OtherMesh,
     /// The other side speaks another major version of the contract.
     #[error("it speaks an incompatible version of the protocol: {0} (update the older of the two)")]
@@ -117,7 +120,7 @@ impl Refusal {
 }
 
 /// How it stands after a message.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Standing {
     /// The other side's turn.
     Waiting,
@@ -127,6 +130,19 @@ pub enum Standing {
     Refuses(Refusal),
     /// The other side has refused.
     Refused(Refusal),
+    /// An invite was shown; [`Handshake::granted`] takes what comes of it.
+    Asks(Box<Asks>),
+}
+
+/// An invite that a newcomer shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asks {
+    /// The invite, and the newcomer's proof.
+    pub invite: v1::InviteProof,
+    /// The newcomer's transcript.
+    pub joiner: [u8; 32],
+    /// This side's transcript.
+    pub issuer: [u8; 32],
 }
 
 /// What to do after a message: send first, then act on the standing.
@@ -156,6 +172,7 @@ pub struct Handshake<'a> {
 enum State {
     AwaitsHello,
     AwaitsProof { remote_nonce: [u8; 32] },
+    AwaitsGrant { remote_nonce: [u8; 32] },
     AwaitsVerdict,
     Over,
 }
@@ -216,7 +233,7 @@ impl<'a> Handshake<'a> {
             return refuse(if self.instance.made(&remote_nonce) { Refusal::Itself } else { Refusal::IdentityClash });
         }
         let answer = match self.role {
-            Role::Initiator => self.proof(&remote_nonce),
+            Role::Initiator => self.proof(&remote_nonce, None),
             Role::Responder => Ok(self.hello()),
         };
         match answer {
@@ -232,11 +249,21 @@ impl<'a> Handshake<'a> {
         if !key.verify(&self.transcript(self.role.other(), remote_nonce), &proof.signature) {
             return refuse(Refusal::NotAdmitted("the signature does not prove the node".into()));
         }
-        if let Err(why) = self.membership.admits(&self.remote, proof.credential.as_ref()) {
-            return refuse(Refusal::NotAdmitted(why));
+        let own = self.key.public().to_peer_id();
+        let transcript = self.transcript(self.role.other(), remote_nonce);
+        match self.membership.admits(&own, &self.remote, proof, &transcript) {
+            Ok(Shown::Member) => {}
+            Ok(Shown::Invite(invite)) if self.role == Role::Responder => {
+                self.state = State::AwaitsGrant { remote_nonce: *remote_nonce };
+                let issuer = self.transcript(self.role, remote_nonce);
+                let asks = Asks { invite, joiner: transcript, issuer };
+                return Step { send: None, standing: Standing::Asks(Box::new(asks)) };
+            }
+            Ok(Shown::Invite(_)) => return refuse(Refusal::NotAdmitted("only who dials can present an invite".into())),
+            Err(why) => return refuse(Refusal::NotAdmitted(why)),
         }
         match self.role {
-            Role::Responder => match self.proof(remote_nonce) {
+            Role::Responder => match self.proof(remote_nonce, None) {
                 Ok(answer) => self.go_on(answer, State::AwaitsVerdict),
                 Err(refusal) => refuse(refusal),
             },
@@ -247,6 +274,17 @@ impl<'a> Handshake<'a> {
                     standing: Standing::Admitted,
                 }
             }
+        }
+    }
+
+    /// What came of the invite that was asked about.
+    pub fn granted(&mut self, grant: Result<v1::Grant, String>) -> Step {
+        let State::AwaitsGrant { remote_nonce } = std::mem::replace(&mut self.state, State::Over) else {
+            return refuse(Refusal::Malformed("nobody asked for a grant".into()));
+        };
+        match grant.map_err(Refusal::NotAdmitted).and_then(|grant| self.proof(&remote_nonce, Some(grant))) {
+            Ok(answer) => self.go_on(answer, State::AwaitsVerdict),
+            Err(refusal) => refuse(refusal),
         }
     }
 
@@ -282,12 +320,12 @@ impl<'a> Handshake<'a> {
         v1::GateMessage { body: Some(Body::Hello(hello)) }
     }
 
-    fn proof(&self, remote_nonce: &[u8; 32]) -> Result<v1::GateMessage, Refusal> {
-        let signature = self
-            .key
-            .sign(&self.transcript(self.role, remote_nonce))
-            .map_err(|_| Refusal::NotAdmitted("this node's key cannot sign".into()))?;
-        let proof = v1::Proof { credential: self.membership.credential(), signature: signature.into() };
+    fn proof(&self, remote_nonce: &[u8; 32], grant: Option<v1::Grant>) -> Result<v1::GateMessage, Refusal> {
+        let transcript = self.transcript(self.role, remote_nonce);
+        let signature =
+            self.key.sign(&transcript).map_err(|_| Refusal::NotAdmitted("this node's key cannot sign".into()))?;
+        let credential = self.membership.credential(&transcript);
+        let proof = v1::Proof { credential, signature: signature.into(), grant };
         Ok(v1::GateMessage { body: Some(Body::Proof(proof)) })
     }
 

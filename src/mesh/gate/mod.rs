@@ -35,9 +35,9 @@ use crate::wire::v1;
 
 pub use admission::Admission;
 pub use handshake::Refusal;
-use handshake::{Handshake, Role, Standing};
+use handshake::{Asks, Handshake, Role, Standing};
 use instance::Instance;
-pub use membership::Membership;
+pub use membership::{Joining, Membership};
 pub use outcome::Handshakes;
 use outcome::{Direction, GateOutcome};
 
@@ -246,12 +246,15 @@ impl Gate {
             }
             loop {
                 let message = read_message(&mut stream).await?;
-                let step = handshake.receive(&message);
+                let mut step = handshake.receive(&message);
+                if let Standing::Asks(asks) = step.standing {
+                    step = handshake.granted(self.redeem(node, *asks).await);
+                }
                 if let Some(answer) = &step.send {
                     write_message(&mut stream, answer).await?;
                 }
                 match step.standing {
-                    Standing::Waiting => {}
+                    Standing::Waiting | Standing::Asks(_) => {}
                     Standing::Admitted => {
                         // Closed for order; the other side may be through already and have dropped its end.
                         let _ = stream.close().await;
@@ -266,6 +269,18 @@ impl Gate {
             }
         };
         drive(muxer, talk).await?
+    }
+
+    /// Honours an invite, or says why not.
+    async fn redeem(&self, node: PeerId, asks: Asks) -> Result<v1::Grant, String> {
+        let Membership::Closed(closed) = &self.0.membership else {
+            return Err("this mesh takes no invites".into());
+        };
+        let closed = closed.clone();
+        // It waits for the disk: a use must be counted before anybody hears that it was honoured.
+        let redeemed =
+            tokio::task::spawn_blocking(move || closed.redeem(node, &asks.invite, &asks.joiner, &asks.issuer)).await;
+        redeemed.map_err(|_| "this node failed to honour the invite".to_owned())?.map_err(|error| error.to_string())
     }
 
     /// Tells a node why it is refused, without a handshake, if there is room for that.

@@ -261,7 +261,7 @@ async fn calls_between(near: Node, mut far: Node) {
     let inbound = far.inbound.take().expect("not taken yet");
     let (sender, mut calls) = mpsc::channel(8);
     let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
-    tokio::spawn(call::serve(streams, sender, call::ServerLimits::default()));
+    tokio::spawn(call::serve(streams, |_| Ok(()), sender, call::ServerLimits::default()));
     let request = Call {
         id: "1".into(),
         capability: CapabilityId::from("c"),
