@@ -21,17 +21,21 @@ async fn a_healthy_pair_passes_and_each_reaches_the_others_port() {
     let plans = vec![NodePlan::named("gpu").backend(backend.url()), NodePlan::named("laptop")];
     let cluster = Cluster::start(plans).await;
     for node in &cluster.nodes {
+        let last = parking_lot::Mutex::new(Value::Null);
         // Where a neighbour sees this node is told once, soon after they meet.
         eventually(&format!("{} is found well", node.name()), PATIENCE, async || {
             let answer = node.get_json("/v1/mesh/doctor").await;
-            answer["healthy"] == true && answer["neighbours"][0]["udp"] == "reached"
+            let neighbour = &answer["neighbours"][0];
+            let well = answer["healthy"] == true && neighbour["udp"] == "reached" && neighbour["tcp"] == "reached";
+            *last.lock() = answer;
+            well
         })
         .await;
-        let answer = node.get_json("/v1/mesh/doctor").await;
-        let neighbour = &answer["neighbours"][0];
-        assert_eq!((&neighbour["path"], &neighbour["tcp"]), (&"local".into(), &"reached".into()), "{neighbour}");
+        let last = last.into_inner();
+        let neighbour = &last["neighbours"][0];
+        assert_eq!(neighbour["path"], "local", "{neighbour}");
         let ahead = neighbour["clock_ahead_ms"].as_i64().expect("the other told its clock");
-        assert!(ahead.abs() < 5000, "both have one clock: {ahead}");
+        assert!(ahead.abs() < 10_000, "both have one clock: {ahead}");
         let output = node.cli(&["doctor"]).await;
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{text}");
