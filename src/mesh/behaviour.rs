@@ -67,6 +67,28 @@ const SYNC_STREAMS: usize = 16;
 /// Largest gossip message: a statement with an inline body, and room for its frame.
 const GOSSIP_MESSAGE_BYTES: usize = 16 * 1024;
 
+/// Neighbours that pass every message on to each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Degree {
+    /// Fewer are too few.
+    pub low: usize,
+    /// As many as there should be.
+    pub target: usize,
+    /// More are too many.
+    pub high: usize,
+}
+
+/// Four neighbours that pass everything on reach hundreds of nodes in five or six hops, and what costs traffic is the
+/// copies: a node gets and sends every message about three times. Own news goes to all neighbours anyway.
+pub const GOSSIP_DEGREE: Degree = Degree { low: 3, target: 4, high: 6 };
+
+/// Other neighbours that are told each second what there was, and ask for what they miss.
+pub const GOSSIP_LAZY: usize = 2;
+
+/// A mesh that was met by its adverts need not be searched for nodes that often: a bootstrap asks dozens of nodes for
+/// their neighbours' addresses.
+const KAD_BOOTSTRAP: Duration = Duration::from_secs(900);
+
 /// A circuit lives as long as a long answer takes, and carries the images that go with it. The defaults
 /// (2 minutes, 128 KiB) cut token streams.
 const CIRCUIT_DURATION: Duration = Duration::from_secs(3600);
@@ -242,7 +264,7 @@ fn kad(mesh: MeshId, own: libp2p::PeerId) -> kad::Behaviour<MemoryStore> {
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
         .set_query_timeout(Duration::from_secs(20))
-        .set_periodic_bootstrap_interval(Some(Duration::from_secs(90)));
+        .set_periodic_bootstrap_interval(Some(KAD_BOOTSTRAP));
     let mut kad = kad::Behaviour::with_config(own, MemoryStore::new(own), config);
     // Left alone it would serve only behind a confirmed external address, and a home mesh would find nobody.
     kad.set_mode(Some(kad::Mode::Server));
@@ -255,11 +277,11 @@ fn gossip(mesh: MeshId, metrics: &Metrics) -> io::Result<Gossip> {
         .protocol_id_prefix(prefix.as_ref().to_owned())
         .heartbeat_interval(Duration::from_secs(1))
         .heartbeat_initial_delay(Duration::from_millis(200))
-        .mesh_n(6)
-        .mesh_n_low(4)
-        .mesh_n_high(12)
+        .mesh_n(GOSSIP_DEGREE.target)
+        .mesh_n_low(GOSSIP_DEGREE.low)
+        .mesh_n_high(GOSSIP_DEGREE.high)
         .mesh_outbound_min(2)
-        .gossip_lazy(6)
+        .gossip_lazy(GOSSIP_LAZY)
         .history_length(6)
         .history_gossip(3)
         .duplicate_cache_time(Duration::from_secs(120))

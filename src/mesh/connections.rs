@@ -16,6 +16,22 @@ use crate::capability::PeerId;
 /// fully connected by it, a large one still gossips over a well-connected graph.
 pub const TARGET: usize = 16;
 
+/// More connections than this are too many: others hold on to this node, and those that are of no use are let go. It
+/// leaves room for the dials of others, of which a node gets as many as it makes itself, and for a seed some more.
+pub const HIGH_WATER: usize = 64;
+
+/// Connections that are let go at one look, so that a node that was met by hundreds does not drop them all at once.
+const PRUNED_AT_ONCE: usize = 4;
+
+/// A connection lives so long whatever there is: until the first sync is done.
+const PRUNE_GRACE: Duration = Duration::from_secs(5);
+
+/// A node that was let go is not dialled for so long.
+const PRUNED_REST: Duration = Duration::from_secs(120);
+
+/// Dials that are made at one look. Newcomers thus meet over seconds, and those that dial them count already.
+const DIALS_AT_ONCE: usize = 2;
+
 /// How long a connection may live beside a better one, so that what is being opened on it can come to an end.
 const DUPLICATE_GRACE: Duration = Duration::from_secs(10);
 
@@ -25,7 +41,7 @@ const TEST_GRACE: Duration = Duration::from_secs(3);
 /// First wait before a node that could not be reached is dialled again.
 const REDIAL_MIN: Duration = Duration::from_secs(1);
 
-/// Longest wait; its advert has usually run out by then.
+/// Longest wait for a node that is known to live.
 const REDIAL_MAX: Duration = Duration::from_secs(30);
 
 /// How long a node is reached through a relay before a direct connection is tried anew; doubled with each time.
@@ -33,6 +49,20 @@ const DETOUR_MIN: Duration = Duration::from_secs(30);
 
 /// Longest time between two such tries. Each costs a circuit and some packets, and NATs change with the network.
 const DETOUR_MAX: Duration = Duration::from_secs(900);
+/// Between two attempts at nodes that are known no more. Where a mesh was cut in two, one of them heals it.
+const LOST_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Longest wait for one such node while it may be behind a cut.
+const LOST_MAX: Duration = Duration::from_secs(6);
+
+/// After this it has more likely gone, and is tried as rarely as [`LOST_REST`] says.
+const LOST_FOR: Duration = Duration::from_secs(600);
+
+/// Longest wait for a node that has been gone for long.
+const LOST_REST: Duration = Duration::from_secs(300);
+
+/// A dial's outcome is known by then: the transport's own limit, and some more.
+const DIAL_LIMIT: Duration = Duration::from_secs(12);
 
 /// One live connection.
 #[derive(Debug, Clone)]
@@ -66,20 +96,47 @@ pub struct Connections {
     links: BTreeMap<PeerId, Vec<Link>>,
     unreachable: HashMap<PeerId, Redial>,
     /// Nodes that are reached through a relay, and when that was last tried to be changed.
-    detours: HashMap<PeerId, Redial>,
+    detours: HashMap<PeerId, Detour>,
+    next_lost: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Redial {
     failures: u32,
+    /// The first and the last failure in a row.
+    since: Instant,
+    last: Instant,
+    /// Part of the longest wait that is waited.
+    jitter: f64,
+    held_until: Instant,
+}
+
+/// A node that is reached through a relay only.
+#[derive(Debug, Clone, Copy)]
+struct Detour {
+    failures: u32,
     not_before: Instant,
+}
+
+impl Redial {
+    const fn none(now: Instant) -> Self {
+        Self { failures: 0, since: now, last: now, jitter: 1.0, held_until: now }
+    }
+
+    fn is_due(&self, longest: Duration, now: Instant) -> bool {
+        let wait = match self.failures {
+            0 => Duration::ZERO,
+            failures => REDIAL_MIN.saturating_mul(1 << (failures - 1).min(10)).min(longest).mul_f64(self.jitter),
+        };
+        self.held_until <= now && self.last + wait <= now
+    }
 }
 
 impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(own: PeerId) -> Self {
-        Self { own, links: BTreeMap::new(), unreachable: HashMap::new(), detours: HashMap::new() }
+        Self { own, links: BTreeMap::new(), unreachable: HashMap::new(), detours: HashMap::new(), next_lost: None }
     }
 
     /// A connection was made. Returns whether it is the first to this node.
@@ -153,7 +210,7 @@ impl Connections {
                 continue;
             }
             still.insert(*node);
-            let detour = detours.entry(*node).or_insert(Redial { failures: 0, not_before: now + DETOUR_MIN });
+            let detour = detours.entry(*node).or_insert(Detour { failures: 0, not_before: now + DETOUR_MIN });
             if detour.not_before <= now {
                 detour.failures = detour.failures.saturating_add(1);
                 let wait = DETOUR_MIN.saturating_mul(1 << detour.failures.min(10)).min(DETOUR_MAX);
@@ -174,12 +231,6 @@ impl Connections {
     /// The connected nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &PeerId> {
         self.links.keys()
-    }
-
-    /// How many connections there are to a node.
-    #[must_use]
-    pub fn count(&self, node: &PeerId) -> usize {
-        self.links.get(node).map_or(0, Vec::len)
     }
 
     /// How many nodes are connected.
@@ -236,11 +287,46 @@ impl Connections {
             .collect()
     }
 
-    /// Nodes whose every connection is older than that.
+    /// Nodes whose every connection is older than that, and which have been answering on one for at least half of it: a
+    /// node that cannot even do that is busy, and will come to the rest later.
     #[must_use]
-    pub fn all_older_than(&self, now: Instant, age: Duration) -> Vec<PeerId> {
+    pub fn settled(&self, now: Instant, age: Duration) -> Vec<PeerId> {
         let old = |link: &Link| now.saturating_duration_since(link.since) > age;
-        self.links.iter().filter(|(_, links)| links.iter().all(old)).map(|(node, _)| *node).collect()
+        let answers = |link: &Link| link.heard.saturating_duration_since(link.since) >= age / 2;
+        let settled = self.links.iter().filter(|(_, links)| links.iter().all(old) && links.iter().any(answers));
+        settled.map(|(node, _)| *node).collect()
+    }
+
+    /// Connections to let go because there are too many: first relayed ones beside direct ones, then those to nodes that
+    /// `is_kept` does not name, the relayed and the latest first.
+    #[must_use]
+    pub fn surplus(
+        &self,
+        now: Instant,
+        is_used: impl Fn(&PeerId, ConnectionId) -> bool,
+        is_kept: impl Fn(&PeerId) -> bool,
+    ) -> Vec<(PeerId, ConnectionId)> {
+        let total: usize = self.links.values().map(Vec::len).sum();
+        let over = total.saturating_sub(HIGH_WATER).min(PRUNED_AT_ONCE);
+        if over == 0 {
+            return Vec::new();
+        }
+        let mut relayed_beside = Vec::new();
+        let mut rest = Vec::new();
+        for (node, links) in &self.links {
+            let best = self.best(node).map(|link| link.id);
+            let kept = is_kept(node);
+            for link in links.iter().filter(|link| !is_used(node, link.id)) {
+                let relayed = link.path == PathClass::Relayed;
+                if relayed && best != Some(link.id) {
+                    relayed_beside.push((*node, link.id));
+                } else if !kept && now.saturating_duration_since(link.since) >= PRUNE_GRACE {
+                    rest.push((Reverse(relayed), Reverse(link.since), *node, link.id));
+                }
+            }
+        }
+        rest.sort_unstable_by_key(|(relayed, since, node, _)| (*relayed, *since, *node));
+        relayed_beside.into_iter().chain(rest.into_iter().map(|(.., node, id)| (node, id))).take(over).collect()
     }
 
     /// Path and transport of every connection.
@@ -250,27 +336,59 @@ impl Connections {
 
     /// A node could not be reached, or was lost. `jitter` is between 0 and 1.
     pub fn unreachable(&mut self, node: PeerId, now: Instant, jitter: f64) {
-        let redial = self.unreachable.entry(node).or_insert(Redial { failures: 0, not_before: now });
-        let longest = REDIAL_MIN.saturating_mul(1 << redial.failures.min(10)).min(REDIAL_MAX);
+        let redial = self.unreachable.entry(node).or_insert(Redial::none(now));
+        if redial.failures == 0 {
+            redial.since = now;
+        }
         redial.failures = redial.failures.saturating_add(1);
-        redial.not_before = now + longest.mul_f64(jitter.clamp(0.1, 1.0));
+        redial.last = now;
+        redial.jitter = jitter.clamp(0.1, 1.0);
+        redial.held_until = now;
+    }
+
+    /// A node is being dialled: not again before the outcome is known.
+    pub fn dialling(&mut self, node: PeerId, now: Instant) {
+        self.unreachable.entry(node).or_insert(Redial::none(now)).held_until = now + DIAL_LIMIT;
+    }
+
+    /// A node was let go: this one does not call it back.
+    pub fn let_go(&mut self, node: PeerId, now: Instant) {
+        self.unreachable.entry(node).or_insert(Redial::none(now)).held_until = now + PRUNED_REST;
     }
 
     /// Leaves a node that was never tried alone until then, because it is expected to dial first.
     pub fn hold(&mut self, node: PeerId, until: Instant) {
-        self.unreachable.entry(node).or_insert(Redial { failures: 0, not_before: until });
+        self.unreachable.entry(node).or_insert(Redial::none(until));
     }
 
     /// Which of these known nodes to dial now, so that the target is met.
     #[must_use]
     pub fn to_dial(&self, known: impl IntoIterator<Item = PeerId>, now: Instant) -> Vec<PeerId> {
-        let room = TARGET.saturating_sub(self.links.len());
+        let room = TARGET.saturating_sub(self.links.len()).min(DIALS_AT_ONCE);
         let may = |node: &PeerId| {
             *node != self.own
                 && !self.is_connected(node)
-                && self.unreachable.get(node).is_none_or(|redial| redial.not_before <= now)
+                && self.unreachable.get(node).is_none_or(|redial| redial.is_due(REDIAL_MAX, now))
         };
         known.into_iter().filter(may).take(room).collect()
+    }
+
+    /// Whether it is time for [`lost_to_dial`](Self::lost_to_dial).
+    #[must_use]
+    pub fn looks_for_the_lost(&self, now: Instant) -> bool {
+        self.next_lost.is_none_or(|next| next <= now)
+    }
+
+    /// Which of these nodes, known from before and not heard of any more, to dial now. A node that is alone is in a hurry.
+    pub fn lost_to_dial(&mut self, lost: impl IntoIterator<Item = PeerId>, now: Instant) -> Option<PeerId> {
+        self.next_lost = (!self.links.is_empty()).then(|| now + LOST_INTERVAL);
+        let due = |redial: &Redial| {
+            let for_long = now.saturating_duration_since(redial.since) > LOST_FOR;
+            redial.is_due(if for_long { LOST_REST } else { LOST_MAX }, now)
+        };
+        let may =
+            |node: &PeerId| *node != self.own && !self.is_connected(node) && self.unreachable.get(node).is_none_or(due);
+        lost.into_iter().find(may)
     }
 
     /// Forgets what is known of nodes that are known no more.
@@ -368,9 +486,22 @@ mod tests {
         connections.measured(&other, id, Duration::from_millis(1), now + longest / 2);
         let later = now + longest + Duration::from_millis(1);
         assert_eq!(connections.silent(later, longest), [(other, ConnectionId::new_unchecked(1))]);
-        assert_eq!(connections.all_older_than(later, longest), [other]);
+        assert_eq!(connections.settled(later, longest), [other]);
         connections.opened(other, link(3, PathClass::Lan, LinkTransport::Quic, true, later));
-        assert!(connections.all_older_than(later, longest).is_empty());
+        assert!(connections.settled(later, longest).is_empty());
+    }
+
+    #[test]
+    fn a_neighbour_that_is_too_busy_to_answer_is_not_settled() {
+        let (own, other) = two_ids();
+        let (now, age) = (Instant::now(), Duration::from_secs(8));
+        let mut connections = Connections::new(own);
+        connections.opened(other, link(1, PathClass::Lan, LinkTransport::Tcp, true, now));
+        let id = ConnectionId::new_unchecked(1);
+        connections.measured(&other, id, Duration::from_millis(1), now + age / 8);
+        assert!(connections.settled(now + age * 2, age).is_empty());
+        connections.measured(&other, id, Duration::from_millis(1), now + age);
+        assert_eq!(connections.settled(now + age * 2, age), [other]);
     }
 
     #[test]
@@ -378,15 +509,77 @@ mod tests {
         let (own, bad) = two_ids();
         let now = Instant::now();
         let mut connections = Connections::new(own);
+        assert_eq!(connections.to_dial([own, bad], now), [bad]);
+        connections.dialling(bad, now);
+        assert!(connections.to_dial([bad], now).is_empty(), "it is being dialled");
         connections.unreachable(bad, now, 1.0);
-        assert!(connections.to_dial([own, bad], now).is_empty());
-        assert_eq!(connections.to_dial([bad], now + REDIAL_MIN), [bad]);
+        assert!(connections.to_dial([bad], now).is_empty());
+        assert_eq!(connections.to_dial([bad], now + REDIAL_MIN), [bad], "one failure is one failure");
         for _ in 0..50 {
             connections.unreachable(bad, now, 1.0);
         }
         assert_eq!(connections.to_dial([bad], now + REDIAL_MAX), [bad], "the wait is bounded");
         let many: Vec<_> = (0..TARGET + 5).map(|_| PeerId::random()).collect();
-        assert_eq!(connections.to_dial(many, now).len(), TARGET);
+        for _ in 0..TARGET {
+            for node in connections.to_dial(many.clone(), now) {
+                connections.opened(node, link(1, PathClass::Lan, LinkTransport::Tcp, true, now));
+            }
+        }
+        assert_eq!(connections.len(), TARGET);
+    }
+
+    #[test]
+    fn lost_nodes_are_tried_one_by_one_and_ever_more_rarely() {
+        let (own, lost) = two_ids();
+        let start = Instant::now();
+        let mut connections = Connections::new(own);
+        connections.opened(PeerId::random(), link(1, PathClass::Lan, LinkTransport::Tcp, true, start));
+        let (mut now, mut tried) = (start, Vec::new());
+        while now < start + LOST_FOR * 4 {
+            now += Duration::from_millis(250);
+            if connections.looks_for_the_lost(now) && connections.lost_to_dial([own, lost], now) == Some(lost) {
+                tried.push(now - start);
+                connections.unreachable(lost, now, 1.0);
+            }
+        }
+        let early = tried.iter().filter(|at| **at < LOST_FOR).count();
+        assert!((80..=110).contains(&early), "every six seconds at first, not {early} times");
+        assert!((5..=7).contains(&(tried.len() - early)), "every five minutes then: {tried:?}");
+    }
+
+    #[test]
+    fn what_is_too_much_is_let_go_the_relayed_and_the_latest_first_and_never_what_is_needed() {
+        let (own, relayed) = two_ids();
+        let start = Instant::now();
+        let mut connections = Connections::new(own);
+        let nodes: Vec<_> = (0..HIGH_WATER).map(|_| PeerId::random()).collect();
+        for (number, node) in nodes.iter().enumerate() {
+            let since = start + Duration::from_secs(number as u64);
+            connections.opened(*node, link(number, PathClass::Lan, LinkTransport::Quic, false, since));
+        }
+        let now = start + Duration::from_secs(HIGH_WATER as u64) + PRUNE_GRACE;
+        assert!(connections.surplus(now, |_, _| false, |_| false).is_empty(), "it is not too much yet");
+        connections.opened(relayed, link(100, PathClass::Relayed, LinkTransport::Relay, false, start));
+        connections.opened(nodes[0], link(101, PathClass::Relayed, LinkTransport::Relay, false, start));
+        connections.opened(nodes[1], link(102, PathClass::Relayed, LinkTransport::Relay, true, start));
+        let ids = |connections: &Connections, used: &[usize], kept: &[PeerId]| -> Vec<ConnectionId> {
+            let is_used =
+                |_: &PeerId, id: ConnectionId| used.iter().any(|used| ConnectionId::new_unchecked(*used) == id);
+            let surplus = connections.surplus(now, is_used, |node| kept.contains(node));
+            surplus.into_iter().map(|(_, id)| id).collect()
+        };
+        let id = ConnectionId::new_unchecked;
+        let mut beside = [101, 102].map(id).to_vec();
+        let mut found = ids(&connections, &[], &[]);
+        found[..2].sort_unstable_by_key(|found| *found == id(102));
+        beside.push(id(100));
+        assert_eq!(found, beside);
+        assert_eq!(ids(&connections, &[101, 102, 100], &[]), [63, 62, 61].map(id), "the latest");
+        assert_eq!(ids(&connections, &[101, 102, 100], &[nodes[62]]), [63, 61, 60].map(id), "not what is kept");
+        assert!(ids(&connections, &[101, 102, 100], &[&nodes[..], &[relayed]].concat()).is_empty());
+        connections.let_go(nodes[63], now);
+        connections.closed(&nodes[63], id(63));
+        assert!(connections.to_dial([nodes[63]], now + REDIAL_MAX).is_empty(), "not called back");
     }
 
     #[test]

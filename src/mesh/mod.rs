@@ -5,8 +5,8 @@
 //!
 //! * `transport` carries bytes: QUIC, TCP, circuits through relays, memory in tests. Around all of it is the
 //!   `gate`: a membership handshake before any protocol, so that a stranger reaches none.
-//! * `behaviour` is what the swarm speaks. `seeds`, `connections`, `reachability` and the driver's `announcer`
-//!   decide, as pure state machines; the driver acts.
+//! * `behaviour` is what the swarm speaks. `seeds`, `connections`, `reachability` and `telling` decide, as pure state
+//!   machines that a simulator runs by the hundred; the driver acts.
 //! * [`statement`]s are what nodes say of themselves, signed. They spread by gossip, and by `sync` for those who
 //!   were not there; the catalog's register judges and keeps them.
 //! * [`call`]s run on `streams` of their own, past the driver.
@@ -46,13 +46,17 @@ mod knock;
 mod listen;
 mod member;
 mod multicast;
+mod own_time;
 mod reachability;
 mod seeds;
 mod settings;
+#[cfg(test)]
+mod sim;
 mod situation;
 pub mod statement;
 pub mod streams;
 pub mod sync;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -167,6 +171,7 @@ pub fn start(
         Some(given) => (given.clone(), None),
         None => {
             let own = OwnRuntime::new().map_err(system("its threads cannot be started"))?;
+            metrics.watch_runtime("mesh", own.handle());
             (own.handle(), Some(own))
         }
     };

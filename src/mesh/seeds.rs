@@ -22,6 +22,10 @@ const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest wait: an owner who starts the seed sees it connect within this.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
+/// Longest wait before a lost seed is dialled again by a node that has enough other neighbours: in a large mesh with
+/// one seed for all, that seed has to let some go, and must not have them all back at once.
+const CALM_BACKOFF: Duration = Duration::from_secs(30);
+
 /// A seed that stays down for the same reason is told of again this rarely.
 const TOLD_FOR: Duration = Duration::from_secs(6 * 3600);
 
@@ -225,14 +229,21 @@ impl Seeds {
         }
     }
 
-    /// The last connection to this node is gone: its seeds are dialled again.
-    pub fn disconnected(&mut self, node: PeerId, now: Instant, rng: &mut impl Rng) {
+    /// The last connection to this node is gone: its seeds are dialled again, at once when this node is in need of one.
+    pub fn disconnected(&mut self, node: PeerId, in_need: bool, now: Instant, rng: &mut impl Rng) {
+        let longest = if in_need { MIN_BACKOFF } else { CALM_BACKOFF };
         for state in &mut self.0 {
             if matches!(state.phase, Phase::Connected) && state.node == Some(node) {
-                let wait = MIN_BACKOFF.mul_f64(rng.random_range(0.2..1.0));
+                let wait = longest.mul_f64(rng.random_range(0.2..1.0));
                 state.phase = Phase::Waiting { until: now + wait };
             }
         }
+    }
+
+    /// Whether this node is a seed that is connected.
+    #[must_use]
+    pub fn is_connected(&self, node: &PeerId) -> bool {
+        self.0.iter().any(|state| matches!(state.phase, Phase::Connected) && state.node.as_ref() == Some(node))
     }
 
     /// The node that this seed is connected to.
@@ -385,7 +396,7 @@ mod tests {
         bench.due();
         let node = PeerId::random();
         bench.seeds.connected(0, node);
-        bench.seeds.disconnected(node, bench.now, &mut bench.rng);
+        bench.seeds.disconnected(node, true, bench.now, &mut bench.rng);
         bench.now = bench.seeds.next_due().expect("tried again");
         bench.due();
         bench.fail("timed out");
@@ -424,7 +435,7 @@ mod tests {
         let (before, after) = (PeerId::random(), PeerId::random());
         bench.due();
         bench.seeds.connected(0, before);
-        bench.seeds.disconnected(before, bench.now, &mut bench.rng);
+        bench.seeds.disconnected(before, true, bench.now, &mut bench.rng);
         assert!(!bench.seeds.views()[0].connected);
         bench.now = bench.seeds.next_due().expect("tried again");
         assert_eq!(bench.due().len(), 1);

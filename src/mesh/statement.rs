@@ -4,15 +4,17 @@
 //! the mesh, so that it cannot be taken to another one. Everything is measured before it is decoded, and what
 //! [`verify`] returns can be believed to be the node's own word and within all limits.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use libp2p::PeerId;
 use libp2p::identity::{KeyType, Keypair, PublicKey};
+use parking_lot::Mutex;
 use prost::Message as _;
 
+use super::own_time::OwnTime;
 use crate::capability::{Advert, limits};
 use crate::catalog::register::{AdvertHead, Body, BodyError, Content, Position, Statement};
 use crate::wire::v1;
@@ -87,13 +89,22 @@ pub enum SignError {
     Sign(#[from] libp2p::identity::SigningError),
 }
 
+/// Unix milliseconds, and the moment at which the clock said so.
+type Clock = Box<dyn Fn() -> (u64, Instant) + Send + Sync>;
+
 /// Makes the statements of this node.
-#[derive(Debug)]
 pub struct Signer {
     key: Keypair,
     node: PeerId,
     mesh: [u8; 32],
-    last_issued_ms: AtomicU64,
+    clock: Clock,
+    time: Mutex<OwnTime>,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Signer {
@@ -103,17 +114,36 @@ impl Signer {
     ///
     /// When the key is not Ed25519.
     pub fn new(key: Keypair, mesh: [u8; 32]) -> Result<Self, SignError> {
+        let clock = || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            (u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Instant::now())
+        };
+        Self::with_clock(key, mesh, Box::new(clock))
+    }
+
+    /// The same, with another clock than the machine's.
+    ///
+    /// # Errors
+    ///
+    /// When the key is not Ed25519.
+    pub(super) fn with_clock(key: Keypair, mesh: [u8; 32], clock: Clock) -> Result<Self, SignError> {
         if key.key_type() != KeyType::Ed25519 {
             return Err(SignError::KeyType(key.key_type()));
         }
         let node = key.public().to_peer_id();
-        Ok(Self { key, node, mesh, last_issued_ms: AtomicU64::new(0) })
+        Ok(Self { key, node, mesh, clock, time: Mutex::default() })
     }
 
     /// The node that it signs for.
     #[must_use]
     pub fn node(&self) -> PeerId {
         self.node
+    }
+
+    /// The mesh that its statements are for.
+    #[must_use]
+    pub const fn mesh(&self) -> &[u8; 32] {
+        &self.mesh
     }
 
     /// States what this node is and can do. The node of `advert` must be this one.
@@ -186,14 +216,9 @@ impl Signer {
         Ok(Signed { statement, wire })
     }
 
-    /// Now, but always later than before: others take a later time of ours as the proof of life, so a clock
-    /// that is set back must not make this node look dead.
     fn issue_time(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let next = |last: u64| Some(now.max(last.saturating_add(1)));
-        let last = self.last_issued_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).unwrap_or_default();
-        now.max(last.saturating_add(1))
+        let (wall_ms, now) = (self.clock)();
+        self.time.lock().next(wall_ms, now)
     }
 }
 
@@ -258,15 +283,27 @@ pub fn verify(mesh: &[u8; 32], wire: v1::SignedStatement) -> Result<Statement, S
     })
 }
 
+/// What a statement claims to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The node that it is said to be of.
+    pub node: PeerId,
+    /// Where it stands.
+    pub position: Position,
+    /// The node's own time.
+    pub issued_at_ms: u64,
+}
+
 /// What a statement claims to be, without believing it: to see whether it is worth verifying.
 #[must_use]
-pub fn peek(wire: &v1::SignedStatement) -> Option<(PeerId, Position)> {
+pub fn peek(wire: &v1::SignedStatement) -> Option<Claim> {
     if wire.statement.len() > STATEMENT_BYTES {
         return None;
     }
     let statement = v1::Statement::decode(wire.statement.clone()).ok()?;
     let node = PeerId::from_bytes(&wire.node).ok()?;
-    Some((node, Position { epoch: statement.epoch, seq: statement.seq }))
+    let position = Position { epoch: statement.epoch, seq: statement.seq };
+    Some(Claim { node, position, issued_at_ms: statement.issued_at_ms })
 }
 
 /// The node that an id names, and the key that the id is.

@@ -57,7 +57,9 @@ fn a_statement_is_believed_as_it_was_made() {
     let source = crate::catalog::register::Source::Gossip;
     assert_eq!(register.apply(statement, source, now), Outcome::Changed);
     assert_eq!(*register.adverts()[&signer.node()], advert);
-    assert_eq!(peek(&signed.wire), Some((signer.node(), Position { epoch: 1000, seq: 1 })));
+    let claim = peek(&signed.wire).expect("it can be read");
+    assert_eq!((claim.node, claim.position), (signer.node(), Position { epoch: 1000, seq: 1 }));
+    assert_eq!(claim.issued_at_ms, signed.statement.issued_at_ms);
 
     let alive = signer.alive(Position { epoch: 1000, seq: 1 }, TTL, 3).expect("signs");
     assert_eq!(verify(&MESH, alive.wire).expect("believed").content, Content::Alive { load: 3 });

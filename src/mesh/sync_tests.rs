@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::io::Cursor;
 use libp2p::identity::Keypair;
@@ -10,6 +11,18 @@ use super::*;
 use crate::capability::{Advert, Capability, Kind};
 
 const MESH: [u8; 32] = [7; 32];
+
+fn verify(mesh: &[u8; 32], wire: v1::SignedStatement) -> Result<Statement, StatementError> {
+    statement::verify(mesh, wire)
+}
+
+fn answer(register: &mut Register, request: v1::SyncRequest, now: Instant) -> Option<Answer> {
+    super::answer(register, &MESH, &verify, request, now, 42)
+}
+
+fn absorb(register: &mut Register, delta: v1::SyncDelta, now: Instant) -> Absorbed {
+    super::absorb(register, &MESH, &verify, delta, now)
+}
 
 fn signer() -> Signer {
     Signer::new(Keypair::generate_ed25519(), MESH).expect("a signer")
@@ -57,10 +70,10 @@ fn sync(asker: &mut Register, answerer: &mut Register, now: Instant) -> usize {
     let mut request = first_request(asker);
     for round in 1..=MAX_ROUNDS {
         assert!(request.encoded_len() <= MESSAGE_BYTES);
-        let answer = answer(answerer, &MESH, request, now, 0).expect("answered");
+        let answer = answer(answerer, request, now).expect("answered");
         assert_eq!(answer.taken.fault, None);
         assert!(answer.response.encoded_len() <= MESSAGE_BYTES);
-        let absorbed = absorb(asker, &MESH, delta(answer), now);
+        let absorbed = absorb(asker, delta(answer), now);
         assert_eq!(absorbed.taken.fault, None);
         match absorbed.next {
             Some(next) => request = next,
@@ -79,6 +92,52 @@ fn after_a_sync_both_know_what_either_knew() {
     assert_eq!(newcomer.adverts(), old.adverts());
     assert_eq!(newcomer.adverts().len(), 25);
     assert_eq!(sync(&mut newcomer, &mut old, now), 1, "nothing more to say");
+}
+
+#[test]
+fn a_hello_costs_next_to_nothing_while_both_know_the_same() {
+    let now = Instant::now();
+    let (mut one, _) = register(30, 10, now);
+    let (mut other, _) = register(0, 0, now);
+    let greeted = answer(&mut other, hello(&one), now).expect("answered");
+    assert!(hello(&one).encoded_len() + greeted.response.encoded_len() < 64);
+    let next = absorb(&mut one, delta(greeted), now).next.expect("they know different things");
+    let answered = answer(&mut other, next, now).expect("answered");
+    let next = absorb(&mut one, delta(answered), now).next.expect("a push");
+    let answered = answer(&mut other, next, now).expect("answered");
+    assert!(absorb(&mut one, delta(answered), now).next.is_none());
+    assert_eq!(one.adverts(), other.adverts());
+    let greeted = answer(&mut other, hello(&one), now).expect("answered");
+    assert!(absorb(&mut one, delta(greeted), now).next.is_none(), "they know the same");
+}
+
+#[test]
+fn a_life_is_proved_by_the_beat_that_comes_with_a_copy() {
+    let now = Instant::now();
+    let (mut near, _) = register(0, 0, now);
+    let (mut far, _) = register(0, 0, now);
+    let passed = Arc::new(AtomicU64::new(0));
+    let clock = {
+        let passed = Arc::clone(&passed);
+        move || {
+            let passed = passed.load(Ordering::Relaxed);
+            (5_000_000 + passed, now + Duration::from_millis(passed))
+        }
+    };
+    let key = Signer::with_clock(Keypair::generate_ed25519(), MESH, Box::new(clock)).expect("a signer");
+    let said = key.advert(&advert(key.node(), 1000, "x")).expect("signs");
+    near.apply(said.statement.clone(), Source::Gossip, now);
+    far.apply(said.statement.clone(), Source::Gossip, now);
+    let healed = now + Duration::from_secs(61);
+    assert_eq!(far.expire(healed).departed, [key.node()]);
+    near.vouch(&key.node(), healed);
+    sync(&mut far, &mut near, healed);
+    assert!(!far.adverts().contains_key(&key.node()), "nobody else's word is enough");
+    passed.store(61_000, Ordering::Relaxed);
+    let beat = key.alive(said.statement.position, Duration::from_secs(60), 0).expect("signs");
+    near.apply(beat.statement, Source::Direct, healed);
+    sync(&mut far, &mut near, healed);
+    assert!(far.adverts().contains_key(&key.node()), "its own is");
 }
 
 #[test]
@@ -101,11 +160,11 @@ fn a_forged_statement_stops_the_page_and_does_nothing() {
     let mut forged = other.advert(&advert(other.node(), 1000, "x")).expect("signs").wire;
     forged.body = Bytes::from_static(b"other");
     let good = later.advert(&advert(later.node(), 1000, "x")).expect("signs").wire;
-    let aged = |wire| v1::AgedStatement { statement: Some(wire), age_ms: 0 };
+    let aged = |wire| v1::AgedStatement { statement: Some(wire), ..Default::default() };
     let push = vec![aged(forged), aged(good)];
-    let digest = v1::SyncDigest { positions: vec![], push };
+    let digest = v1::SyncDigest { push, ..Default::default() };
     let request = v1::SyncRequest { body: Some(v1::sync_request::Body::Digest(digest)) };
-    let answer = answer(&mut victim, &MESH, request, now, 0).expect("answered");
+    let answer = answer(&mut victim, request, now).expect("answered");
     assert!(answer.taken.fault.is_some() && answer.taken.outcomes.is_empty());
     assert_eq!(victim.adverts().len(), 1);
 }
@@ -123,8 +182,8 @@ fn a_node_that_came_back_with_an_older_epoch_is_told() {
     let ahead = (key.node(), Outcome::OwnAhead(Position { epoch: 9000, seq: 1 }));
     let told = |back: &mut Register, other: &mut Register, now| {
         let request = first_request(back);
-        let answer = answer(other, &MESH, request, now, 0).expect("answered");
-        absorb(back, &MESH, delta(answer), now).taken.outcomes
+        let answer = answer(other, request, now).expect("answered");
+        absorb(back, delta(answer), now).taken.outcomes
     };
     assert!(told(&mut back, &mut other, now).contains(&ahead), "by its own live statement");
     let later = now + Duration::from_secs(61);
@@ -135,7 +194,7 @@ fn a_node_that_came_back_with_an_older_epoch_is_told() {
     let (mut other, _) = register(0, 0, now);
     let late = key.advert(&advert(key.node(), 9000, "x")).expect("signs");
     other.apply(late.statement, Source::Gossip, now);
-    let answer = answer(&mut back, &MESH, first_request(&other), now, 0).expect("answered");
+    let answer = answer(&mut back, first_request(&other), now).expect("answered");
     assert!(answer.taken.outcomes.contains(&ahead));
 }
 
@@ -144,15 +203,14 @@ fn bodies_and_clocks_are_told_on_request() {
     let now = Instant::now();
     let (mut register, own) = register(0, 0, now);
     let body = crate::catalog::register::Body::of(&advert(own.node(), 1, "own").capabilities).expect("a body");
-    let ask =
-        |register: &mut Register, request| answer(register, &MESH, request, now, 42).expect("answered").response.body;
+    let ask = |register: &mut Register, request| answer(register, request, now).expect("answered").response.body;
     let found = ask(&mut register, body_request(&body.hash()));
     assert!(matches!(found, Some(v1::sync_response::Body::FoundBody(found)) if found.data == body.bytes()));
     let found = ask(&mut register, body_request(b"nothing"));
     assert!(matches!(found, Some(v1::sync_response::Body::FoundBody(found)) if found.data.is_empty()));
     let ping = v1::SyncRequest { body: Some(v1::sync_request::Body::Ping(v1::Ping {})) };
     assert!(matches!(ask(&mut register, ping), Some(v1::sync_response::Body::Pong(v1::Pong { now_ms: 42 }))));
-    assert!(answer(&mut register, &MESH, v1::SyncRequest { body: None }, now, 0).is_none());
+    assert!(answer(&mut register, v1::SyncRequest { body: None }, now).is_none());
 }
 
 #[test]
@@ -179,10 +237,10 @@ proptest! {
         let now = Instant::now();
         let (mut register, _) = register(0, 0, now);
         if let Ok(request) = v1::SyncRequest::decode(bytes.as_slice()) {
-            let _ = answer(&mut register, &MESH, request, now, 0);
+            let _ = answer(&mut register, request, now);
         }
         if let Ok(delta) = v1::SyncDelta::decode(bytes.as_slice()) {
-            let _ = absorb(&mut register, &MESH, delta, now);
+            let _ = absorb(&mut register, delta, now);
         }
     }
 }

@@ -83,6 +83,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     let identity = Identity::load_or_create(data_dir.path())?;
     let events = EventBus::default();
     let metrics = Metrics::default();
+    metrics.watch_runtime("main", tokio::runtime::Handle::current());
 
     let (embedder, builtin) = settings::embedders(&config.embedder)?;
     let catalog = Arc::new(Catalog::new(embedder));

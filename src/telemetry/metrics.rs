@@ -4,11 +4,16 @@
 //! atomic add. Labels must come from small closed sets: a route pattern, a status class, an operation. Never a
 //! path as it came, a peer or a request, for each value lives for ever.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::text;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Metric, Registry};
+use tokio::runtime::Handle;
 
 /// Media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,11 +27,35 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     /// Registries of parts that come and go.
     parts: Arc<Mutex<Vec<Weak<Mutex<Registry>>>>>,
+    runtimes: Runtimes,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { registry: registry(), parts: Arc::default() }
+        let runtimes = Runtimes::default();
+        let registry = registry();
+        registry.lock().register_collector(Box::new(runtimes.clone()));
+        Self { registry, parts: Arc::default(), runtimes }
+    }
+}
+
+/// The runtimes whose tasks are counted when somebody asks: a number that only grows is a leak.
+#[derive(Debug, Clone, Default)]
+struct Runtimes(Arc<Mutex<Vec<(&'static str, Handle)>>>);
+
+impl Collector for Runtimes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let runtimes = self.0.lock();
+        if runtimes.is_empty() {
+            return Ok(());
+        }
+        let help = "Tasks that have not ended, by runtime";
+        let mut metric = encoder.encode_descriptor("runtime_tasks", help, None, MetricType::Gauge)?;
+        for (name, runtime) in runtimes.iter() {
+            let tasks = i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX);
+            ConstGauge::new(tasks).encode(metric.encode_family(&[("runtime", *name)])?)?;
+        }
+        Ok(())
     }
 }
 
@@ -54,7 +83,15 @@ impl Metrics {
         let mut parts = self.parts.lock();
         parts.retain(|part| part.strong_count() > 0);
         parts.push(Arc::downgrade(&part));
-        Self { registry: part, parts: Arc::default() }
+        Self { registry: part, parts: Arc::default(), runtimes: self.runtimes.clone() }
+    }
+
+    /// Counts the tasks of a runtime from now on.
+    pub fn watch_runtime(&self, name: &'static str, runtime: Handle) {
+        let mut runtimes = self.runtimes.0.lock();
+        // A part that was built anew has a new one.
+        runtimes.retain(|(known, _)| *known != name);
+        runtimes.push((name, runtime));
     }
 
     /// All metrics as OpenMetrics text.
@@ -98,5 +135,17 @@ mod tests {
         assert_eq!(metrics.encode().matches("# EOF").count(), 1);
         drop(part);
         assert!(!metrics.encode().contains("passing"));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_live_are_counted() {
+        let metrics = Metrics::default();
+        assert!(!metrics.encode().contains("runtime_tasks"));
+        metrics.watch_runtime("main", Handle::current());
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert!(metrics.encode().contains("atmosphere_runtime_tasks{runtime=\"main\"} 1"), "{}", metrics.encode());
+        task.abort();
+        let _ = task.await;
+        assert!(metrics.encode().contains("atmosphere_runtime_tasks{runtime=\"main\"} 0"), "{}", metrics.encode());
     }
 }

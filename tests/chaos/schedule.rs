@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
+use crate::network::{Network, group};
 use crate::support::{Backend, Cluster, Mode, NodePlan, PATIENCE, TestNode, chat, eventually};
 
 /// Longest time of a request, as the nodes are told.
@@ -76,13 +77,17 @@ struct Member {
 pub struct Stage {
     members: Vec<Member>,
     backends: Vec<(Backend, Option<Instant>)>,
+    network: Option<Network>,
+    /// The mesh is in two halves until then.
+    cut_until: Option<Instant>,
+    cuts: usize,
     dice: Dice,
     faults: Vec<String>,
 }
 
 impl Stage {
     /// Starts everything, and waits until all know all.
-    pub async fn set_up(seed: u64) -> Self {
+    pub async fn set_up(seed: u64, network: Option<Network>) -> Self {
         let mut dice = Dice::new(seed);
         let backends: Vec<(Backend, Option<Instant>)> =
             BACKENDS.iter().map(|(name, models)| (Backend::start(name, models), None)).collect();
@@ -94,6 +99,9 @@ impl Stage {
         };
         let mut plans: Vec<NodePlan> = DOORS.iter().map(|name| plan(name)).collect();
         plans.extend(BACKENDS.iter().zip(&backends).map(|((name, _), (backend, _))| plan(name).backend(backend.url())));
+        if network.is_some() {
+            plans = (0_u32..).zip(plans).map(|(number, plan)| plan.group(group(number))).collect();
+        }
         let cluster = Cluster::start(plans).await;
         let spared_backend = BACKENDS[usize::try_from(dice.between(0, 3)).expect("small")].0;
         let members = cluster.nodes.into_iter().map(|node| {
@@ -102,7 +110,8 @@ impl Stage {
             let door = Door { name, url: node.url(""), well: AtomicBool::new(true), disturbances: AtomicU64::new(0) };
             Member { node, door: Arc::new(door), state: State::Well, spared }
         });
-        let stage = Self { members: members.collect(), backends, dice, faults: Vec::new() };
+        let members = members.collect();
+        let stage = Self { members, backends, network, cut_until: None, cuts: 0, dice, faults: Vec::new() };
         stage.agree().await;
         stage
     }
@@ -151,6 +160,7 @@ impl Stage {
             self.mend(Instant::now() + PATIENCE).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        self.mend_network(Instant::now() + PATIENCE);
         self.mend_backends(Instant::now() + PATIENCE);
         self.backends().for_each(|backend| backend.set(Mode::quick()));
     }
@@ -158,8 +168,10 @@ impl Stage {
     fn disturb(&mut self, began: Instant) {
         let say = |what: String| println!("chaos: {:6.1} s  {what}", began.elapsed().as_secs_f64());
         let now = Instant::now();
-        let roll = self.dice.between(0, 100);
-        if roll < 55 {
+        let roll = self.dice.between(0, 110);
+        if roll >= 100 {
+            self.cut(began);
+        } else if roll < 55 {
             let chosen = self.dice.between(0, self.members.len() as u64);
             let span = Duration::from_millis(self.dice.between(500, 9000));
             let disturbed = self.members.iter().filter(|member| member.state != State::Well).count();
@@ -217,6 +229,47 @@ impl Stage {
         }
     }
 
+    /// Cuts the mesh in two, at a random line; most of the time for longer than a life.
+    fn cut(&mut self, began: Instant) {
+        let line: Vec<bool> = self.members.iter().map(|_| self.dice.per_cent(50)).collect();
+        let span = Duration::from_millis(self.dice.between(2_000, 16_000));
+        let Some(network) = self.network.as_ref().filter(|_| self.cut_until.is_none()) else { return };
+        let side = |wanted: bool| -> Vec<(u32, u16)> {
+            let all = (0_u32..).zip(&self.members).zip(&line).filter(|(_, side)| **side == wanted);
+            all.map(|((number, member), _)| (number, member.node.gossip_port)).collect()
+        };
+        let (one, other) = (side(true), side(false));
+        if one.is_empty() || other.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = one.iter().map(|(number, _)| self.members[*number as usize].node.name()).collect();
+        println!(
+            "chaos: {:6.1} s  cut {names:?} from the others for {:.1} s",
+            began.elapsed().as_secs_f64(),
+            span.as_secs_f64()
+        );
+        match network.cut(&one, &other) {
+            Ok(()) => {
+                self.cuts += 1;
+                self.cut_until = Some(Instant::now() + span);
+            }
+            Err(why) => self.faults.push(format!("the mesh cannot be cut: {why}")),
+        }
+    }
+
+    /// How often the mesh was cut in two.
+    pub const fn cuts(&self) -> usize {
+        self.cuts
+    }
+
+    fn mend_network(&mut self, now: Instant) {
+        if self.cut_until.take_if(|until| now >= *until).is_some()
+            && let Some(Err(why)) = self.network.as_ref().map(Network::heal)
+        {
+            self.faults.push(format!("the cut cannot be healed: {why}"));
+        }
+    }
+
     fn mend_backends(&mut self, now: Instant) {
         for (backend, stopped) in &mut self.backends {
             if stopped.is_some_and(|until| now >= until) {
@@ -227,6 +280,7 @@ impl Stage {
     }
 
     async fn mend(&mut self, now: Instant) {
+        self.mend_network(now);
         self.mend_backends(now);
         for member in &mut self.members {
             match member.state {
@@ -288,6 +342,15 @@ impl Stage {
             member.node.restart().await;
             member.door.is_well();
             member.state = State::Well;
+        }
+    }
+
+    /// Waits until those that run list each other and nobody else.
+    pub async fn agree_among_the_living(&self) {
+        let living = self.living();
+        let names: Vec<&str> = living.iter().map(|node| node.name()).collect();
+        for node in &living {
+            node.sees_nodes(&names).await;
         }
     }
 

@@ -31,6 +31,7 @@ pub struct NodePlan {
     flags: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
     gossip_port: Option<u16>,
+    group: Option<u32>,
 }
 
 impl NodePlan {
@@ -85,6 +86,13 @@ impl NodePlan {
     #[must_use]
     pub fn gossip_port(mut self, port: u16) -> Self {
         self.gossip_port = Some(port);
+        self
+    }
+
+    /// Run with this group id, by which a packet filter knows what it sends. Needs root.
+    #[must_use]
+    pub fn group(mut self, group: u32) -> Self {
+        self.group = Some(group);
         self
     }
 
@@ -214,6 +222,9 @@ impl TestNode {
         let errors = log.try_clone().expect("a file handle can be cloned");
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        if let Some(group) = self.plan.group {
+            std::os::unix::process::CommandExt::gid(&mut command, group);
+        }
         self.child = Some(command.spawn().expect("the program can be started"));
     }
 

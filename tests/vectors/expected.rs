@@ -196,17 +196,33 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
 }
 
 fn position() -> v1::Position {
-    v1::Position { node: Bytes::from_static(&[9; 38]), epoch: 1_700_000_000_000, seq: 3 }
+    v1::Position { node: Bytes::from_static(&[9; 38]), epoch: 1_700_000_000_000, seq: 3, issued_at_ms: 0 }
 }
 
-fn aged() -> v1::AgedStatement {
-    let statement = v1::SignedStatement {
+fn timed() -> v1::Position {
+    v1::Position { issued_at_ms: 1_700_000_000_321, ..position() }
+}
+
+fn signed() -> v1::SignedStatement {
+    v1::SignedStatement {
         node: Bytes::from_static(&[9; 38]),
         statement: Bytes::from_static(&[8; 16]),
         signature: Bytes::from_static(&[7; 64]),
         body: Bytes::from_static(&[6; 16]),
-    };
-    v1::AgedStatement { statement: Some(statement), age_ms: 2500 }
+    }
+}
+
+fn aged() -> v1::AgedStatement {
+    v1::AgedStatement { statement: Some(signed()), age_ms: 2500, beat: None, issued_ago_ms: 0 }
+}
+
+fn aged_with_beat() -> v1::AgedStatement {
+    let beat = v1::SignedStatement { statement: Bytes::from_static(&[5; 16]), body: Bytes::new(), ..signed() };
+    v1::AgedStatement { beat: Some(beat), issued_ago_ms: 750, ..aged() }
+}
+
+fn aged_beat() -> v1::AgedStatement {
+    v1::AgedStatement { statement: None, ..aged_with_beat() }
 }
 
 /// Requests of the digest sync.
@@ -214,7 +230,22 @@ pub fn sync_requests() -> Vec<(&'static str, v1::SyncRequest)> {
     use v1::sync_request::Body;
     let hear = v1::HearMulticast { mark: Bytes::from_static(&[1; 16]), reply_mark: Bytes::from_static(&[2; 16]) };
     let bodies = vec![
-        ("sync-request-digest", Body::Digest(v1::SyncDigest { positions: vec![position()], push: vec![aged()] })),
+        (
+            "sync-request-digest",
+            Body::Digest(v1::SyncDigest { positions: vec![position()], push: vec![aged()], fingerprint: Bytes::new() }),
+        ),
+        (
+            "sync-request-digest-timed",
+            Body::Digest(v1::SyncDigest {
+                positions: vec![timed()],
+                push: vec![aged_with_beat()],
+                fingerprint: Bytes::new(),
+            }),
+        ),
+        (
+            "sync-request-hello",
+            Body::Digest(v1::SyncDigest { fingerprint: Bytes::from_static(&[3; 16]), ..Default::default() }),
+        ),
         ("sync-request-fetch-body", Body::FetchBody(v1::FetchBody { hash: Bytes::from_static(&[5; 32]) })),
         ("sync-request-ping", Body::Ping(v1::Ping {})),
         ("sync-request-dial-back", Body::DialBack(v1::DialBack { address: "/ip4/8.8.8.8/udp/11450/quic-v1".into() })),
@@ -235,9 +266,15 @@ pub fn sync_responses() -> Vec<(&'static str, v1::SyncResponse)> {
         want: vec![Bytes::from_static(&[9; 38])],
         more: true,
         beyond: vec![position()],
+        same: false,
+        ask_again: false,
     };
+    let later = v1::SyncDelta { statements: vec![aged_with_beat(), aged_beat()], ..v1::SyncDelta::default() };
     let bodies = vec![
         ("sync-response-delta", Body::Delta(delta)),
+        ("sync-response-delta-beats", Body::Delta(later)),
+        ("sync-response-same", Body::Delta(v1::SyncDelta { same: true, ..Default::default() })),
+        ("sync-response-ask-again", Body::Delta(v1::SyncDelta { ask_again: true, ..Default::default() })),
         ("sync-response-found-body", Body::FoundBody(v1::FoundBody { data: Bytes::from_static(&[4; 16]) })),
         ("sync-response-pong", Body::Pong(v1::Pong { now_ms: 1_700_000_000_456 })),
         ("sync-response-dialled-back-refused", dialled(0, "this node may not be asked to dial there")),

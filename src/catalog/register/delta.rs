@@ -1,7 +1,6 @@
 //! How two registers become alike: a digest of positions, and pages of what the other lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,44 +37,72 @@ impl Register {
     /// The positions of everything that this register would pass on.
     #[must_use]
     pub fn digest(&self) -> Vec<v1::Position> {
-        let live = self.nodes.iter().map(|(node, record)| (node, record.position));
-        let left =
-            self.graves.iter().filter(|(_, g)| g.tombstone.is_some()).map(|(node, grave)| (node, grave.position));
-        live.chain(left).take(MAX_POSITIONS).map(|(node, position)| to_wire(node, position)).collect()
+        self.passed_on().take(MAX_POSITIONS).collect()
+    }
+
+    /// A hash of these positions, without the times. Two registers that know the same have the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        for position in self.passed_on() {
+            hasher.update(&position.node).update(&position.epoch.to_le_bytes()).update(&position.seq.to_le_bytes());
+        }
+        let mut half = [0; 16];
+        half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        half
+    }
+
+    fn passed_on(&self) -> impl Iterator<Item = v1::Position> + '_ {
+        let live = self.nodes.iter().map(|(node, record)| to_wire(node, record.position, record.issued_at_ms));
+        let left = self.graves.iter().filter(|(_, grave)| grave.tombstone.is_some());
+        live.chain(left.map(|(node, grave)| to_wire(node, grave.position, 0)))
     }
 
     /// Compares with another register's digest: what it lacks, and what it knows better. Positions without a
     /// valid node are skipped.
     #[must_use]
     pub fn delta(&self, digest: &[v1::Position], now: Instant) -> Delta {
-        let theirs: BTreeMap<PeerId, Position> = digest
+        let theirs: BTreeMap<PeerId, (Position, u64)> = digest
             .iter()
             .take(MAX_POSITIONS)
-            .filter_map(|p| Some((PeerId::from_bytes(&p.node).ok()?, Position { epoch: p.epoch, seq: p.seq })))
+            .filter_map(|p| {
+                let position = Position { epoch: p.epoch, seq: p.seq };
+                Some((PeerId::from_bytes(&p.node).ok()?, (position, p.issued_at_ms)))
+            })
             .collect();
-        let lacks = |node: &PeerId, position: Position| theirs.get(node).is_none_or(|known| *known < position);
+        let lacks = |node: &PeerId, position: Position| theirs.get(node).is_none_or(|(known, _)| *known < position);
         let mut page = Page::default();
-        let live = self.nodes.iter().filter(|(node, record)| lacks(node, record.position));
-        for (_, record) in live {
-            page.push(record.passed_on(now));
+        for (node, record) in &self.nodes {
+            if lacks(node, record.position) {
+                page.push(record.passed_on(now));
+            } else if theirs.get(node).is_some_and(|(known, issued)| {
+                *known == record.position && *issued > 0 && is_much_later(record.issued_at_ms, *issued, record.ttl)
+            }) {
+                page.push(record.beat_passed_on(now));
+            }
         }
         let left = self.graves.iter().filter(|(node, grave)| lacks(node, grave.position));
         for (_, grave) in left {
             page.push(grave.passed_on(now));
         }
         let gone = self.graves.iter().filter(|(node, grave)| {
-            grave.tombstone.is_none() && theirs.get(node).is_some_and(|known| *known < grave.position)
+            theirs.get(node).is_some_and(|(known, issued)| {
+                // To the other it lives, at the very position of its `Leave`, or at one where later words of it are known
+                // here: that is another process with the node's identity.
+                let is_double = *known == grave.position && *issued > 0 && (grave.left || *issued < grave.issued_at_ms);
+                (grave.tombstone.is_none() && *known < grave.position) || is_double
+            })
         });
-        let beyond = gone.map(|(node, grave)| to_wire(node, grave.position)).collect();
+        let beyond = gone.map(|(node, grave)| to_wire(node, grave.position, 0)).collect();
         let (own, others): (Vec<_>, Vec<_>) = theirs
             .into_iter()
-            .filter(|(node, position)| self.wants(node, *position, now))
+            .filter(|(node, (position, issued))| self.wants(node, *position, *issued, now))
             .partition(|(n, _)| *n == self.own);
         Delta {
             statements: page.statements,
             want: others.into_iter().map(|(node, _)| node).collect(),
             more: page.full,
-            own_ahead: own.first().map(|(_, position)| *position),
+            own_ahead: own.first().map(|(_, (position, _))| *position),
             beyond,
         }
     }
@@ -95,52 +122,91 @@ impl Register {
     #[must_use]
     pub fn is_news(&self, node: &PeerId, position: Position, now: Instant) -> bool {
         let lacks_body = |record: &Record| record.position == position && matches!(record.body, BodyState::Missing);
-        self.nodes.get(node).is_some_and(lacks_body) || self.wants(node, position, now)
+        self.nodes.get(node).is_some_and(lacks_body) || self.wants(node, position, 0, now)
     }
 
-    /// Whether a statement at this position would be news.
-    fn wants(&self, node: &PeerId, position: Position, now: Instant) -> bool {
-        if let Some(record) = self.nodes.get(node) {
-            return position > record.position;
+    /// Whether an `Alive` of this position and time may be news.
+    #[must_use]
+    pub fn is_news_of_life(&self, node: &PeerId, position: Position, issued_at_ms: u64) -> bool {
+        match (self.nodes.get(node), self.graves.get(node)) {
+            (Some(record), _) => position == record.position && issued_at_ms > record.issued_at_ms,
+            (None, Some(grave)) => position == grave.position && issued_at_ms > grave.issued_at_ms && !grave.left,
+            (None, None) => *node != self.own,
         }
-        let Some(grave) = self.graves.get(node) else { return *node != self.own || position > Position::default() };
-        let revived = grave.heard_until.is_some_and(|until| until > now);
+    }
+
+    /// Whether a statement at this position would be news, or of this time at the position that is known.
+    fn wants(&self, node: &PeerId, position: Position, issued_at_ms: u64, now: Instant) -> bool {
+        if *node == self.own {
+            return self.is_ahead_of_own(position, issued_at_ms);
+        }
+        if let Some(record) = self.nodes.get(node) {
+            let later = || is_much_later(issued_at_ms, record.issued_at_ms, record.ttl);
+            return position > record.position || (position == record.position && later());
+        }
+        let Some(grave) = self.graves.get(node) else { return true };
+        let revived = grave.heard_until.is_some_and(|until| until > now) || issued_at_ms > grave.issued_at_ms;
         position > grave.position || (position == grave.position && revived && !grave.left)
     }
 }
 
-fn to_wire(node: &PeerId, position: Position) -> v1::Position {
-    v1::Position { node: node.to_bytes().into(), epoch: position.epoch, seq: position.seq }
+/// Beats that are on their way by gossip need no sync: only what is late by as much as one beat is passed on.
+fn is_much_later(issued_at_ms: u64, than_ms: u64, ttl: Duration) -> bool {
+    let beat_ms = u64::try_from(ttl.as_millis() / 4).unwrap_or(u64::MAX);
+    issued_at_ms > than_ms.saturating_add(beat_ms)
+}
+
+fn to_wire(node: &PeerId, position: Position, issued_at_ms: u64) -> v1::Position {
+    v1::Position { node: node.to_bytes().into(), epoch: position.epoch, seq: position.seq, issued_at_ms }
 }
 
 impl Record {
     fn passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
-        let rest = self.expires.map_or(self.ttl, |expires| expires.saturating_duration_since(now));
         let body = match &self.body {
             BodyState::Here(body) if body.travels_inline() => body.bytes().clone(),
             _ => Bytes::new(),
         };
-        aged(&self.signed, body, self.ttl, rest)
+        let statement = v1::SignedStatement { body, ..v1::SignedStatement::clone(&self.signed) };
+        Some(v1::AgedStatement { statement: Some(statement), ..self.aged(now)? })
+    }
+
+    fn beat_passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
+        self.aged(now).filter(|aged| aged.beat.is_some())
+    }
+
+    /// The newest beat and the ages; `None` when its life is over.
+    fn aged(&self, now: Instant) -> Option<v1::AgedStatement> {
+        let rest = self.expires.map_or(self.ttl, |expires| expires.saturating_duration_since(now));
+        Some(v1::AgedStatement {
+            statement: None,
+            age_ms: age_ms(self.ttl, rest)?,
+            beat: self.beat.as_deref().cloned(),
+            issued_ago_ms: millis(self.pace.age(self.issued_at_ms, now)),
+        })
     }
 }
 
 impl Grave {
     fn passed_on(&self, now: Instant) -> Option<v1::AgedStatement> {
         let tombstone = self.tombstone.as_ref()?;
-        aged(&tombstone.signed, Bytes::new(), tombstone.ttl * 2, tombstone.until.saturating_duration_since(now))
+        let rest = tombstone.until.saturating_duration_since(now);
+        Some(v1::AgedStatement {
+            statement: Some(v1::SignedStatement::clone(&tombstone.signed)),
+            age_ms: age_ms(tombstone.ttl * 2, rest)?,
+            beat: None,
+            issued_ago_ms: 0,
+        })
     }
 }
 
-/// The statement with its age; `None` when its life is over.
-fn aged(signed: &Arc<v1::SignedStatement>, body: Bytes, life: Duration, rest: Duration) -> Option<v1::AgedStatement> {
-    if rest.is_zero() {
-        return None;
-    }
-    let age = life.saturating_sub(rest);
-    // Rounded up, so that no round trip ever adds to a life.
-    let age_ms = u64::try_from(age.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-    let statement = v1::SignedStatement { body, ..v1::SignedStatement::clone(signed) };
-    Some(v1::AgedStatement { statement: Some(statement), age_ms })
+/// How old something with this life is; `None` when its life is over.
+fn age_ms(life: Duration, rest: Duration) -> Option<u64> {
+    (!rest.is_zero()).then(|| millis(life.saturating_sub(rest)))
+}
+
+/// Rounded up, so that no round trip ever adds to a life.
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 /// Statements up to [`PAGE_BYTES`].

@@ -5,8 +5,10 @@
 //!
 //! * **Last writer wins.** A node's statements are ordered by [`Position`] (epoch, seq); only a greater one
 //!   replaces. An `Alive` prolongs the advert of its own position and replaces nothing.
-//! * **Lives end.** An advert is believed for its ttl after it was last confirmed by the node itself. Copies
-//!   that others pass on carry their age, and never lengthen a life.
+//! * **Lives end.** An advert is believed for its ttl after the node itself made its newest statement: not after that
+//!   came, because a node that stood still may pass on old news (`pace` tells how old). Copies that others pass on
+//!   carry their age, and never lengthen a life. A neighbour that answers here is alive, whatever was lost
+//!   ([`Register::vouch`]).
 //! * **The dead stay dead.** A `Leave` is kept as a tombstone for twice its ttl, and the position of a node
 //!   that left or expired is remembered, so that old copies do not bring it back. What does is a statement
 //!   that the node made later: a greater position, or an `Alive` issued after everything we heard of it.
@@ -19,8 +21,7 @@
 //! by page): see [`Register::digest`] and [`Register::delta`].
 
 mod delta;
-#[cfg(test)]
-mod sim;
+mod pace;
 mod state;
 mod statement;
 #[cfg(test)]

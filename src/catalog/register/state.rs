@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::pace::Pace;
 use super::statement::{AdvertHead, Body, BodyError, BodyHash, Content, Position, Statement};
 use crate::capability::{Advert, PeerId, limits};
 use crate::catalog::Adverts;
@@ -32,13 +33,23 @@ impl Default for Bounds {
 /// How a statement came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// As news, just now, on the way from the node that made it.
+    /// As news, from the node itself, with nobody in between.
+    Direct,
+    /// As news, passed on by others.
     Gossip,
     /// From somebody's register.
     Sync {
         /// How long ago the node was last known there to be alive.
         age: Duration,
+        /// How long ago the statement was made, as far as is known there.
+        issued_ago: Duration,
     },
+}
+
+impl Source {
+    const fn is_news(self) -> bool {
+        matches!(self, Self::Direct | Self::Gossip)
+    }
 }
 
 /// What came of a statement.
@@ -70,7 +81,7 @@ pub enum Outcome {
 pub struct Expired {
     /// Nodes whose adverts ran out.
     pub departed: Vec<PeerId>,
-    /// When the next one may run out.
+    /// Nothing runs out before this.
     pub next: Option<Instant>,
 }
 
@@ -83,6 +94,8 @@ pub struct Register {
     pub(super) graves: BTreeMap<PeerId, Grave>,
     pub(super) adverts: Arc<Adverts>,
     pub(super) revision: u64,
+    /// Nothing ends before this; `None` when nothing ends at all.
+    earliest: Option<Instant>,
     guard: Guard,
 }
 
@@ -119,9 +132,12 @@ pub(super) struct Record {
     pub(super) position: Position,
     /// The latest of the node's own times that we saw, of the advert or an `Alive`.
     pub(super) issued_at_ms: u64,
+    pub(super) pace: Pace,
     pub(super) ttl: Duration,
     pub(super) head: AdvertHead,
     pub(super) signed: Arc<v1::SignedStatement>,
+    /// The newest `Alive` of this position.
+    pub(super) beat: Option<Arc<v1::SignedStatement>>,
     pub(super) body: BodyState,
     /// When it is no longer believed; `None` for this node itself.
     pub(super) expires: Option<Instant>,
@@ -144,10 +160,13 @@ pub(super) enum BodyState {
 pub(super) struct Grave {
     pub(super) position: Position,
     pub(super) issued_at_ms: u64,
+    pub(super) pace: Pace,
     pub(super) buried: Instant,
     pub(super) tombstone: Option<Tombstone>,
     /// An `Alive` proved after the burial that the node lives: until then its advert may come back by sync.
     pub(super) heard_until: Option<Instant>,
+    /// That `Alive`.
+    pub(super) beat: Option<Arc<v1::SignedStatement>>,
     /// Whether the node left by its own word; then only a greater position brings it back.
     pub(super) left: bool,
 }
@@ -171,7 +190,8 @@ impl Register {
     #[must_use]
     pub fn with_bounds(own: PeerId, bounds: Bounds) -> Self {
         let (nodes, graves) = (BTreeMap::new(), BTreeMap::new());
-        Self { own, bounds, nodes, graves, adverts: Arc::default(), revision: 0, guard: Guard::default() }
+        let guard = Guard::default();
+        Self { own, bounds, nodes, graves, adverts: Arc::default(), revision: 0, earliest: None, guard }
     }
 
     /// The same, for the statements that `guard` admits only.
@@ -224,6 +244,16 @@ impl Register {
         self.nodes.len()
     }
 
+    /// What is remembered of a node, for a person who looks for a fault.
+    #[cfg(test)]
+    pub fn describe(&self, node: &PeerId, now: Instant) -> String {
+        let live = self.nodes.get(node).map(|record| {
+            let rest = record.expires.map(|expires| expires.saturating_duration_since(now));
+            (record.position, record.issued_at_ms, record.pace, rest, record.heard, record.ttl)
+        });
+        format!("{live:?} {:?} at {now:?}", self.graves.get(node))
+    }
+
     #[cfg(test)]
     pub(super) fn graves(&self) -> usize {
         self.graves.len()
@@ -241,6 +271,12 @@ impl Register {
         self.nodes.get(node).map(|r| r.position).or_else(|| self.graves.get(node).map(|g| g.position))
     }
 
+    /// Whether a node was here, and has left or expired.
+    #[must_use]
+    pub fn is_gone(&self, node: &PeerId) -> bool {
+        self.graves.contains_key(node)
+    }
+
     /// Takes in a statement that this node made of itself. It is always believed and never expires.
     ///
     /// Returns [`Outcome::Stale`] for a statement of another node, or one that is not newer.
@@ -251,11 +287,15 @@ impl Register {
         let own = self.own_position();
         match statement.content {
             Content::Advert(head, body) if statement.position > own => {
+                let mut pace = self.pace_of(&self.own, statement.position);
+                pace.hear(statement.issued_at_ms, true, now);
                 self.graves.remove(&self.own);
                 let body = body.map_or(BodyState::Missing, BodyState::Here);
                 let record = Record {
                     position: statement.position,
                     issued_at_ms: statement.issued_at_ms,
+                    pace,
+                    beat: None,
                     ttl: statement.ttl,
                     head,
                     signed: statement.signed,
@@ -268,7 +308,15 @@ impl Register {
                 self.show(self.own);
                 Outcome::Changed
             }
-            Content::Alive { load } if statement.position == own => self.set_load(self.own, load),
+            Content::Alive { load } if statement.position == own => {
+                if let Some(record) = self.nodes.get_mut(&self.own) {
+                    record.pace.hear(statement.issued_at_ms, true, now);
+                    record.issued_at_ms = record.issued_at_ms.max(statement.issued_at_ms);
+                    record.ttl = statement.ttl;
+                    record.beat = Some(statement.signed);
+                }
+                self.set_load(self.own, load)
+            }
             Content::Leave if statement.position > own => {
                 self.bury(&statement, statement.ttl * 2, now);
                 Outcome::Left
@@ -280,19 +328,84 @@ impl Register {
     /// Takes in a verified statement that came from another node.
     pub fn apply(&mut self, statement: Statement, source: Source, now: Instant) -> Outcome {
         if statement.node == self.own {
-            let own = self.own_position();
-            return if statement.position > own { Outcome::OwnAhead(statement.position) } else { Outcome::Stale };
+            return if self.is_ahead_of_own(statement.position, statement.issued_at_ms) {
+                Outcome::OwnAhead(statement.position)
+            } else {
+                Outcome::Stale
+            };
         }
         if !self.is_admitted(&statement) {
             return Outcome::NotAdmitted;
         }
         match statement.content {
             Content::Advert(..) => self.advert(statement, source, now),
-            Content::Alive { load } if source == Source::Gossip => self.alive(&statement, load, now),
-            // An Alive is news or nothing: registers pass on adverts with their age instead.
-            Content::Alive { .. } => Outcome::Stale,
+            Content::Alive { load } => self.alive(&statement, load, source, now),
             Content::Leave => self.leave(&statement, source, now),
         }
+    }
+
+    /// Takes in what another register passed on of a node: an advert or a `Leave`, and its newest `Alive`.
+    pub fn apply_copy(
+        &mut self,
+        statement: Statement,
+        beat: Option<Statement>,
+        source: Source,
+        now: Instant,
+    ) -> Outcome {
+        let beat = beat.filter(|beat| beat.node == statement.node && matches!(beat.content, Content::Alive { .. }));
+        // Where the node is thought to be dead, its beat lets the advert in.
+        let revived = beat.clone().filter(|beat| self.graves.contains_key(&beat.node));
+        if let Some(beat) = revived {
+            self.apply(beat, source, now);
+        }
+        let outcome = self.apply(statement, source, now);
+        match beat.map(|beat| self.apply(beat, source, now)) {
+            Some(prolonged @ (Outcome::Changed | Outcome::Prolonged)) if outcome == Outcome::Stale => prolonged,
+            _ => outcome,
+        }
+    }
+
+    /// A neighbour has just answered here: it is alive, whether or not its beats came. [`Outcome::NeedSync`] when it is
+    /// not known as alive: it knows itself, and can be asked.
+    pub fn vouch(&mut self, node: &PeerId, now: Instant) -> Outcome {
+        if let Some(record) = self.nodes.get_mut(node) {
+            record.heard = true;
+            record.expires = record.expires.map(|expires| expires.max(now + record.ttl));
+            return Outcome::Prolonged;
+        }
+        if self.graves.get(node).is_some_and(|grave| grave.left) { Outcome::Stale } else { Outcome::NeedSync }
+    }
+
+    /// Whether this is past what this node has said itself: a later position, or the same at a later time, which is the
+    /// word of another process that came to the same epoch.
+    pub(super) fn is_ahead_of_own(&self, position: Position, issued_at_ms: u64) -> bool {
+        let own = self.own_position();
+        let said_at = self.nodes.get(&self.own).map_or(u64::MAX, |record| record.issued_at_ms);
+        position > own || (position == own && issued_at_ms > said_at)
+    }
+
+    /// Whether it can be told how old a statement of this position and time is.
+    #[must_use]
+    pub fn can_judge_age(&self, node: &PeerId, position: Position, issued_at_ms: u64, now: Instant) -> bool {
+        self.pace_of(node, position).can_judge(issued_at_ms, now)
+    }
+
+    /// How old the newest statement of a live node is.
+    #[must_use]
+    pub fn age_of(&self, node: &PeerId, now: Instant) -> Option<Duration> {
+        self.nodes.get(node).map(|record| record.pace.age(record.issued_at_ms, now))
+    }
+
+    /// How the time of a node's run goes.
+    fn pace_of(&self, node: &PeerId, position: Position) -> Pace {
+        let live = self.nodes.get(node).map(|record| (record.position, record.pace));
+        let known = live.or_else(|| self.graves.get(node).map(|grave| (grave.position, grave.pace)));
+        known.filter(|(known, _)| known.epoch == position.epoch).map(|(_, pace)| pace).unwrap_or_default()
+    }
+
+    /// Nothing is looked for before the earliest end.
+    fn ends(&mut self, at: Instant) {
+        self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
     }
 
     fn advert(&mut self, statement: Statement, source: Source, now: Instant) -> Outcome {
@@ -300,11 +413,17 @@ impl Register {
         else {
             return Outcome::Stale;
         };
+        let mut pace = self.pace_of(&node, position);
         let mut life = match source {
-            Source::Gossip => ttl,
-            Source::Sync { age } => ttl.saturating_sub(age),
+            Source::Direct => ttl.saturating_sub(pace.hear(issued_at_ms, true, now)),
+            Source::Gossip => ttl.saturating_sub(pace.hear(issued_at_ms, false, now)),
+            Source::Sync { age, issued_ago } => {
+                // Of a beat that came with it, which is later: then it is older than that, and no harm is done.
+                pace.tell(issued_at_ms, issued_ago, now);
+                ttl.saturating_sub(age)
+            }
         };
-        let mut heard = source == Source::Gossip;
+        let mut heard = source.is_news();
         let mut issued_at_ms = issued_at_ms;
         if life.is_zero() {
             return Outcome::Stale;
@@ -316,10 +435,15 @@ impl Register {
             if position == record.position {
                 if heard && !record.heard {
                     record.heard = true;
+                    record.pace = pace;
                     record.expires = Some(now + life);
                 } else if !record.heard {
                     record.expires = record.expires.map(|expires| expires.min(now + life));
                 }
+                if let Some(expires) = record.expires {
+                    self.earliest = Some(self.earliest.map_or(expires, |earliest| earliest.min(expires)));
+                }
+                let record = &*record;
                 return match body {
                     Some(body) if matches!(record.body, BodyState::Missing) => self.install(&node, body),
                     _ => Outcome::Stale,
@@ -328,6 +452,7 @@ impl Register {
         } else if self.nodes.len() >= self.bounds.nodes {
             return Outcome::Full;
         }
+        let mut beat = None;
         if let Some(grave) = self.graves.get(&node) {
             if position < grave.position || (position == grave.position && grave.left) {
                 return Outcome::Stale;
@@ -337,8 +462,10 @@ impl Register {
                     return Outcome::Stale;
                 };
                 // The Alive told that it lives, so the age of this copy says nothing.
-                life = rest.min(ttl);
+                life = rest;
                 heard = true;
+                beat.clone_from(&grave.beat);
+                pace = grave.pace;
                 issued_at_ms = issued_at_ms.max(grave.issued_at_ms);
                 if life.is_zero() {
                     return Outcome::Stale;
@@ -357,15 +484,21 @@ impl Register {
         let record = Record {
             position,
             issued_at_ms,
+            pace,
             ttl,
             head,
             signed,
+            beat,
             body: body.map_or(BodyState::Missing, BodyState::Here),
             expires: Some(now + life),
             heard,
             older_until: if here { None } else { older_until },
         };
         self.nodes.insert(node, record);
+        self.ends(now + life);
+        if let Some(until) = older_until.filter(|_| !here) {
+            self.ends(until);
+        }
         if here {
             self.show(node);
             Outcome::Changed
@@ -374,37 +507,64 @@ impl Register {
         }
     }
 
-    fn alive(&mut self, statement: &Statement, load: u8, now: Instant) -> Outcome {
-        if let Some(record) = self.nodes.get_mut(&statement.node) {
+    fn alive(&mut self, statement: &Statement, load: u8, source: Source, now: Instant) -> Outcome {
+        let (node, issued_at_ms) = (statement.node, statement.issued_at_ms);
+        let mut pace = self.pace_of(&node, statement.position);
+        let mut life = || {
+            let age = match source {
+                Source::Direct => pace.hear(issued_at_ms, true, now),
+                Source::Gossip => pace.hear(issued_at_ms, false, now),
+                Source::Sync { issued_ago, .. } => pace.tell(issued_at_ms, issued_ago, now),
+            };
+            statement.ttl.saturating_sub(age)
+        };
+        if let Some(record) = self.nodes.get_mut(&node) {
             return match statement.position.cmp(&record.position) {
                 std::cmp::Ordering::Less => Outcome::Stale,
                 std::cmp::Ordering::Greater => Outcome::NeedSync,
                 // A replayed Alive must not prolong: it has to be later than what we heard before.
-                std::cmp::Ordering::Equal if statement.issued_at_ms <= record.issued_at_ms => Outcome::Stale,
+                std::cmp::Ordering::Equal if issued_at_ms <= record.issued_at_ms => Outcome::Stale,
                 std::cmp::Ordering::Equal => {
-                    record.issued_at_ms = statement.issued_at_ms;
-                    record.heard = true;
-                    record.expires = Some(now + statement.ttl.min(record.ttl));
-                    self.set_load(statement.node, load)
+                    let life = life();
+                    if life.is_zero() {
+                        return Outcome::Stale;
+                    }
+                    record.issued_at_ms = issued_at_ms;
+                    record.pace = pace;
+                    record.ttl = statement.ttl;
+                    record.beat = Some(Arc::clone(&statement.signed));
+                    let until = now + life;
+                    // What others said of an unheard node's age says nothing beside its own word.
+                    let known = record.expires.filter(|_| record.heard);
+                    record.expires = Some(known.map_or(until, |known| known.max(until)));
+                    record.heard |= source.is_news();
+                    self.ends(until);
+                    self.set_load(node, load)
                 }
             };
         }
-        let Some(grave) = self.graves.get_mut(&statement.node) else { return Outcome::NeedSync };
+        let Some(grave) = self.graves.get_mut(&node) else { return Outcome::NeedSync };
         if statement.position > grave.position {
             return Outcome::NeedSync;
         }
-        if statement.position < grave.position || grave.left || statement.issued_at_ms <= grave.issued_at_ms {
+        if statement.position < grave.position || grave.left || issued_at_ms <= grave.issued_at_ms {
             return Outcome::Stale;
         }
-        grave.issued_at_ms = statement.issued_at_ms;
-        grave.heard_until = Some(now + statement.ttl);
+        let life = life();
+        if life.is_zero() {
+            return Outcome::Stale;
+        }
+        grave.issued_at_ms = issued_at_ms;
+        grave.pace = pace;
+        grave.heard_until = Some(now + life);
+        grave.beat = Some(Arc::clone(&statement.signed));
         Outcome::NeedSync
     }
 
     fn leave(&mut self, statement: &Statement, source: Source, now: Instant) -> Outcome {
         let age = match source {
-            Source::Gossip => Duration::ZERO,
-            Source::Sync { age } => age,
+            Source::Direct | Source::Gossip => Duration::ZERO,
+            Source::Sync { age, .. } => age,
         };
         let life = (statement.ttl * 2).saturating_sub(age);
         if life.is_zero() || self.position_of(&statement.node).is_some_and(|known| statement.position <= known) {
@@ -467,7 +627,10 @@ impl Register {
 
     /// Lets time pass: ends lives and tombstones that ran out.
     pub fn expire(&mut self, now: Instant) -> Expired {
-        let mut expired = Expired::default();
+        let mut expired = Expired { departed: Vec::new(), next: self.earliest };
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return expired;
+        }
         let mut outdated = Vec::new();
         let mut next: Option<Instant> = None;
         let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
@@ -500,6 +663,7 @@ impl Register {
         for node in &expired.departed {
             self.bury_silently(*node, now);
         }
+        self.earliest = next;
         expired.next = next;
         expired
     }
@@ -510,9 +674,11 @@ impl Register {
             let grave = Grave {
                 position: record.position,
                 issued_at_ms: record.issued_at_ms,
+                pace: record.pace,
                 buried: now,
                 tombstone: None,
                 heard_until: None,
+                beat: None,
                 left: false,
             };
             self.dig(node, grave);
@@ -526,11 +692,14 @@ impl Register {
         let grave = Grave {
             position: leave.position,
             issued_at_ms: leave.issued_at_ms,
+            pace: Pace::default(),
             buried: now,
             tombstone: Some(Tombstone { signed: Arc::clone(&leave.signed), ttl: leave.ttl, until: now + life }),
             heard_until: None,
+            beat: None,
             left: true,
         };
+        self.ends(now + life);
         self.dig(leave.node, grave);
     }
 

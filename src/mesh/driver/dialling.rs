@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::state::{Driver, Found, MAX_SEEDS, YIELD};
 use crate::capability::PeerId;
+use crate::catalog::Adverts;
 use crate::mesh::address::{Seed, is_dialable_for_others, is_relayed, of_advert, without_peer};
 use crate::mesh::book;
 use crate::mesh::causes::{causes, root_cause};
@@ -175,20 +176,12 @@ impl Driver {
 
     /// Dials known nodes until enough are connected.
     pub(super) fn dial_known(&mut self, now: Instant) {
-        let adverts = self.register.adverts();
-        let mut known: Vec<_> = adverts.keys().copied().collect();
+        let adverts = self.teller.register().adverts();
+        let mut known: Vec<_> = adverts.keys().copied().filter(|node| !self.is_refused(node, now)).collect();
         known.shuffle(&mut self.rng);
-        let alone = self.connections.len() == 0;
-        let remembered = if alone { self.disk.book.peers() } else { Vec::new() };
-        known.extend(remembered.iter().map(|(node, _)| *node).filter(|node| !adverts.contains_key(node)));
-        known.retain(|node| !self.is_refused(node, now));
         for node in self.connections.to_dial(known.iter().copied(), now) {
-            let mut addresses = adverts.get(&node).map(|advert| of_advert(advert)).unwrap_or_default();
-            if let Some((_, last)) = remembered.iter().find(|(other, _)| *other == node) {
-                addresses.extend(last.iter().filter(|address| is_dialable_for_others(address)).cloned());
-            }
-            // Until its outcome is known it is not dialled again.
-            self.connections.unreachable(node, now, 1.0);
+            let addresses = adverts.get(&node).map(|advert| of_advert(advert)).unwrap_or_default();
+            self.connections.dialling(node, now);
             // Those who dialled before a node had a relay need not wait until that has come to nothing.
             let by_circuit = self.may_dial_circuits(now) && addresses.iter().any(is_relayed);
             let condition = if by_circuit && self.tried_circuits.insert(node) {
@@ -198,14 +191,34 @@ impl Driver {
             };
             self.dial_node(node, addresses, condition, now);
         }
-        let known = known.into_iter().chain(self.found.keys().copied()).collect();
         self.tried_circuits.retain(|node| adverts.contains_key(node));
+        if self.connections.looks_for_the_lost(now) {
+            self.dial_lost(&adverts, now);
+        }
+    }
+
+    /// Dials one of the nodes that were connected before and that nobody speaks of any more: when this node has just
+    /// started, or when the mesh was cut in two, that is how it finds the others.
+    fn dial_lost(&mut self, adverts: &Adverts, now: Instant) {
+        let mut lost = self.disk.book.peers();
+        lost.retain(|(node, _)| !adverts.contains_key(node) && !self.is_refused(node, now));
+        if self.connections.len() > 0 {
+            lost.shuffle(&mut self.rng);
+        }
+        if let Some(node) = self.connections.lost_to_dial(lost.iter().map(|(node, _)| *node), now) {
+            let known = lost.iter().find(|(other, _)| *other == node).map(|(_, addresses)| addresses.clone());
+            let addresses = known.unwrap_or_default().into_iter().filter(is_dialable_for_others).collect();
+            self.connections.dialling(node, now);
+            self.dial_node(node, addresses, PeerCondition::DisconnectedAndNotDialing, now);
+        }
+        let known = lost.into_iter().map(|(node, _)| node).chain(adverts.keys().copied());
+        let known = known.chain(self.found.keys().copied()).collect();
         self.connections.forget_all_but(&known);
     }
 
     /// Tries to get a direct connection to nodes that are reached through a relay.
     pub(super) fn dial_anew(&mut self, now: Instant) {
-        let adverts = self.register.adverts();
+        let adverts = self.teller.register().adverts();
         for node in self.connections.detours_due(now) {
             tracing::debug!(%node, "trying for a direct connection");
             let addresses = adverts.get(&node).map(|advert| of_advert(advert)).unwrap_or_default();

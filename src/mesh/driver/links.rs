@@ -14,6 +14,9 @@ use crate::mesh::address::{ip_of, is_memory, is_relayed, link_transport, path_cl
 use crate::mesh::connections::Link;
 use crate::mesh::view::PathClass;
 
+/// With so many other neighbours a lost seed need not be had back at once: it may have had too many.
+const CALM: usize = 4;
+
 impl Driver {
     pub(super) fn on_established(&mut self, node: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
         let address = endpoint.get_remote_address();
@@ -62,18 +65,20 @@ impl Driver {
             if !is_relayed(&address) && !is_memory(&address) && ip_of(&address).is_some() {
                 self.disk.book.reached(node, &address, unix_ms() / 1000);
             }
-            self.sync_with(node, now);
         }
+        self.teller.connected(node, endpoint.is_dialer(), now);
     }
 
     pub(super) fn on_closed(&mut self, node: PeerId, id: ConnectionId, now: Instant) {
         let before = self.connections.best(&node).map(|link| link.id);
         let was_last = self.connections.closed(&node, id);
+        self.teller.disconnected(&node);
         self.view_changed = true;
         if was_last {
             self.identified.remove(&node);
             self.relayed_for.remove(&node);
-            self.seeds.disconnected(node, now, &mut self.rng);
+            let in_need = self.connections.len() < CALM;
+            self.seeds.disconnected(node, in_need, now, &mut self.rng);
             let jitter = self.rng.random_range(0.0..1.0);
             self.connections.unreachable(node, now, jitter);
         } else {
@@ -95,6 +100,7 @@ impl Driver {
         match &event.result {
             Ok(rtt) => {
                 self.view_changed |= self.connections.measured(&event.peer, event.connection, *rtt, now);
+                self.teller.answered(event.peer, now);
             }
             Err(ping::Failure::Timeout) => {
                 tracing::debug!(node = %event.peer, "no answer to a ping; closing the connection");

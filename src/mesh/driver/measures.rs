@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::catalog::register::Outcome;
 use crate::mesh::address::is_plain;
 use crate::mesh::behaviour::Event;
+use crate::mesh::telling::Counted;
 use crate::mesh::view::{LinkTransport, PathClass};
 use crate::telemetry::Metrics;
 
@@ -78,29 +79,21 @@ impl Measures {
         }
     }
 
-    /// A statement was judged.
-    pub fn statement(&self, outcome: Outcome) {
-        self.count_statement(match outcome {
-            Outcome::Changed => "changed",
-            Outcome::NeedBody(_) => "body_wanted",
-            Outcome::Prolonged => "prolonged",
-            Outcome::NeedSync => "sync_wanted",
-            Outcome::Left => "left",
-            Outcome::Stale => "stale",
-            Outcome::Full => "full",
-            Outcome::OwnAhead(_) => "own_ahead",
-            Outcome::NotAdmitted => "not_admitted",
+    /// What became of a statement.
+    pub fn statement(&self, counted: Counted) {
+        self.count_statement(match counted {
+            Counted::Judged(Outcome::Changed) => "changed",
+            Counted::Judged(Outcome::NeedBody(_)) => "body_wanted",
+            Counted::Judged(Outcome::Prolonged) => "prolonged",
+            Counted::Judged(Outcome::NeedSync) => "sync_wanted",
+            Counted::Judged(Outcome::Left) => "left",
+            Counted::Judged(Outcome::Stale) => "stale",
+            Counted::Judged(Outcome::Full) => "full",
+            Counted::Judged(Outcome::OwnAhead(_)) => "own_ahead",
+            Counted::Judged(Outcome::NotAdmitted) => "not_admitted",
+            Counted::Refused => "refused",
+            Counted::Ignored => "too_many",
         });
-    }
-
-    /// A statement was not even judged: it is no honest one.
-    pub fn statement_refused(&self) {
-        self.count_statement("refused");
-    }
-
-    /// There were too many statements to judge this one.
-    pub fn statement_ignored(&self) {
-        self.count_statement("too_many");
     }
 
     fn count_statement(&self, outcome: &'static str) {

@@ -12,6 +12,7 @@ use super::tended::EXPIRE;
 use crate::capability::Capability;
 use crate::mesh::address::of_advert;
 use crate::mesh::member::{Closed, Renewal, Role};
+use crate::mesh::telling::Counted;
 use crate::wire::v1;
 
 /// How often memberships are looked at that may have run out, however quiet the roster is.
@@ -40,7 +41,7 @@ impl Driver {
         self.members.capabilities = capabilities.into();
         let offers = self.settings.closed.as_ref().is_none_or(|closed| closed.role().offers());
         let offered = if offers { self.members.capabilities.to_vec() } else { Vec::new() };
-        self.announcer.set(offered, load, now);
+        self.teller.set(offered, load, now);
     }
 
     /// Looks after the roster: tells what is new, hangs up on those who are no members any more, renews this node's own
@@ -48,7 +49,7 @@ impl Driver {
     pub(super) fn tend_members(&mut self, now: Instant) {
         let Some(closed) = self.settings.closed.clone() else { return };
         for node in std::mem::take(&mut self.members.resync) {
-            self.sync_with(node, now);
+            self.teller.sync_with(node, now);
         }
         self.push(&closed.take_news());
         let revision = closed.revision();
@@ -89,7 +90,7 @@ impl Driver {
             // An error says that it is gone already.
             let _ = self.swarm.disconnect_peer_id(node);
         }
-        self.register.evict(now);
+        self.teller.evict(now);
     }
 
     /// Follows what became of this node's own membership.
@@ -102,7 +103,7 @@ impl Driver {
         let before = self.members.own.replace(own.clone());
         if before.is_some_and(|before| before.role != own.role) {
             tracing::info!(role = %own.role, "this node's role in the mesh is another one now");
-            let (capabilities, load) = (self.members.capabilities.to_vec(), self.announcer.load);
+            let (capabilities, load) = (self.members.capabilities.to_vec(), self.teller.load());
             self.advertise(capabilities, load, now);
         }
         let denied = own.denied.filter(|_| !closed.has_root());
@@ -128,7 +129,7 @@ impl Driver {
                     return;
                 }
                 // In a large mesh no admin may be among the neighbours.
-                let adverts = self.register.adverts();
+                let adverts = self.teller.register().adverts();
                 let known = adverts.iter().filter(|(node, _)| **node != self.own && is_admin(node));
                 if let Some((node, advert)) = known.choose(&mut self.rng) {
                     self.dial_node(*node, of_advert(advert), PeerCondition::DisconnectedAndNotDialing, now);
@@ -156,7 +157,7 @@ impl Driver {
     pub(super) fn membership_renewed(&mut self, now: Instant) {
         self.refused.clear();
         self.view_changed = true;
-        self.announcer.touch(now);
+        self.teller.touch(now);
     }
 
     /// Tells all neighbours of these records.
@@ -204,7 +205,7 @@ impl Driver {
         }
         let merged = closed.merge(records);
         if let Some(fault) = merged.fault {
-            self.outlets.measures.statement_refused();
+            self.outlets.measures.statement(Counted::Refused);
             tracing::debug!(%from, error = %fault, "refused a record of the roster");
         }
         if merged.newcomers && !self.members.resync.contains(&from) {

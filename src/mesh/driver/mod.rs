@@ -6,8 +6,6 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `announcer` | when to tell the mesh what of this node (pure) |
-//! | `rate` | token buckets by node (pure) |
 //! | `state` | what the driver holds |
 //! | `dialling` | seeds, found and known nodes; what a failed dial means |
 //! | `links` | connections as they come and go |
@@ -17,9 +15,8 @@
 //! | `neighbours` | connections that are of no use: silent, deaf, or one too many |
 //! | `measures` | metrics |
 //! | `members`, `tended` | the roster of a closed mesh, and what follows from it |
-//! | `statements` | gossip and sync with the register; this node's own statements |
+//! | `statements` | the hands of the teller (`telling`): gossip and sync |
 
-mod announcer;
 mod dial_back;
 mod dialling;
 mod examining;
@@ -27,7 +24,6 @@ mod links;
 mod measures;
 mod members;
 mod neighbours;
-mod rate;
 mod reaching;
 mod state;
 mod statements;
@@ -62,6 +58,7 @@ impl Driver {
         let mut turn: u32 = 0;
         loop {
             self.on_time(Instant::now());
+            // What ran out is told by it too, from what was shown before.
             self.publish();
             let wake = tokio::time::Instant::from_std(self.next_wake());
             tokio::select! {
@@ -107,7 +104,7 @@ impl Driver {
             outlets: this.outlets,
             epochs: this.disk.epochs,
             capabilities: this.members.capabilities,
-            load: this.announcer.load,
+            load: this.teller.load(),
         }
     }
 
@@ -182,23 +179,19 @@ impl Driver {
                 self.dial_seed(dial, now);
             }
         }
-        if !self.departed && self.announcer.advert_due().is_some_and(|due| due <= now) {
+        if self.teller.advert_is_due(now) {
             self.announce(now);
         }
-        if !self.departed && self.announcer.beat_due().is_some_and(|due| due <= now) {
-            self.beat(now);
-        }
-        if self.next_sync <= now {
-            self.sync_with_somebody(now);
+        if self.next_housekeeping <= now || self.teller.next_due().is_some_and(|due| due <= now) {
+            self.teller.tick(now);
         }
         if self.next_housekeeping <= now {
             self.next_housekeeping = now + HOUSEKEEPING;
-            // What ran out is told by `publish`, from what was shown before.
-            self.register.expire(now);
             self.close_duplicates(now);
             self.close_silent(now);
             self.close_deaf(now);
             self.tend_members(now);
+            self.close_surplus(now);
             self.dial_found(now);
             self.dial_known(now);
             self.dial_anew(now);
@@ -206,26 +199,25 @@ impl Driver {
             self.reserve(now);
             self.test_addresses(now);
             self.end_dial_backs(now);
-            self.fetch_missing(now);
         }
         if self.next_book <= now {
             self.next_book = now + BOOK_INTERVAL;
             self.save_book();
         }
+        self.perform(now);
     }
 
     fn next_wake(&self) -> Instant {
-        let own = if self.departed { [None; 2] } else { [self.announcer.advert_due(), self.announcer.beat_due()] };
         // Until seeds may be dialled, the next housekeeping is soon enough.
         let seeds = self.may_dial_seeds(Instant::now()).then(|| self.seeds.next_due()).flatten();
-        own.into_iter().chain([seeds]).flatten().fold(self.next_housekeeping.min(self.next_sync), Instant::min)
+        [self.teller.next_due(), seeds].into_iter().flatten().fold(self.next_housekeeping, Instant::min)
     }
 
     /// Shows what changed in this turn.
     fn publish(&mut self) {
-        if self.register.revision() != self.shown_revision {
-            self.shown_revision = self.register.revision();
-            let adverts = self.register.adverts();
+        if self.teller.register().revision() != self.shown_revision {
+            self.shown_revision = self.teller.register().revision();
+            let adverts = self.teller.register().adverts();
             self.outlets.measures.adverts(adverts.len());
             let before = self.outlets.adverts.send_replace(Arc::clone(&adverts));
             self.tell_who_came_and_went(&before, &adverts);
@@ -244,12 +236,19 @@ impl Driver {
             membership: self.settings.closed.as_ref().map(Closed::own),
             node: self.own,
             listening: self.swarm.listeners().map(ToString::to_string).collect(),
-            peers: self.connections.views(),
+            // A node that is gone is in no list, although its connection may take a while to be known as dead.
+            peers: self
+                .connections
+                .views()
+                .into_iter()
+                .filter(|(node, _)| !self.teller.register().is_gone(node))
+                .collect(),
             seeds: self.seeds.views(),
         }
     }
 
     fn tell_who_came_and_went(&mut self, before: &Adverts, after: &Adverts) {
+        self.view_changed |= before.len() != after.len() || before.keys().ne(after.keys());
         for (node, advert) in after.iter().filter(|(node, _)| **node != self.own && !before.contains_key(*node)) {
             tracing::info!(%node, name = %advert.name, "node joined");
             self.outlets.events.emit(

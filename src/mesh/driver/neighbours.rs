@@ -1,4 +1,4 @@
-//! Connections that are of no use: one too many, silent, or to a neighbour that does not listen.
+//! Connections that are of no use: one too many, silent, or to a neighbour that does not listen or has gone.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -41,6 +41,28 @@ impl Driver {
         }
     }
 
+    /// Lets go of some connections when there are too many. Seeds, relays in use, the mesh of gossip, and whoever has a
+    /// stream open are kept.
+    pub(super) fn close_surplus(&mut self, now: Instant) {
+        let behaviour = self.swarm.behaviour();
+        let streams = &behaviour.streams;
+        let topic = self.topic.hash();
+        let gossips: HashSet<PeerId> = behaviour.gossip.mesh_peers(&topic).copied().collect();
+        let relays: HashSet<PeerId> = self.reservations.values().copied().collect();
+        let is_kept = |node: &PeerId| {
+            self.seeds.is_connected(node)
+                || relays.contains(node)
+                || gossips.contains(node)
+                || streams.open_streams(node) > 0
+        };
+        let is_used = |node: &PeerId, id| streams.open_streams_on(node, id) > 0;
+        for (node, id) in self.connections.surplus(now, is_used, is_kept) {
+            tracing::debug!(%node, "too many connections; letting one go");
+            self.connections.let_go(node, now);
+            self.swarm.close_connection(id);
+        }
+    }
+
     /// Closes connections whose far end has answered no ping for too long.
     pub(super) fn close_silent(&mut self, now: Instant) {
         for (node, id) in self.connections.silent(now, PING_SILENCE) {
@@ -53,14 +75,14 @@ impl Driver {
     pub(super) fn close_deaf(&mut self, now: Instant) {
         self.deaf.retain(|_, since| now.saturating_duration_since(*since) < DEAF_REST);
         let topic = self.topic.hash();
-        let old = self.connections.all_older_than(now, DEAF_AFTER);
+        let old = self.connections.settled(now, DEAF_AFTER);
         if old.is_empty() {
             return;
         }
         let behaviour = self.swarm.behaviour();
         let peers = behaviour.gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic));
         let listening: HashSet<_> = peers.map(|(node, _)| *node).collect();
-        let oldest = self.connections.all_older_than(now, DEAF_CALLS);
+        let oldest = self.connections.settled(now, DEAF_CALLS);
         let calls = |node: &PeerId| behaviour.streams.open_streams(node) > 0 && !oldest.contains(node);
         let useless = |node: &PeerId| !listening.contains(node) && !self.deaf.contains_key(node) && !calls(node);
         let useless: Vec<_> = old.into_iter().filter(useless).collect();

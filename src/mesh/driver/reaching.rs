@@ -172,7 +172,7 @@ impl Driver {
         let own = self.own_addresses();
         if own != self.told_addresses {
             self.told_addresses = own;
-            self.announcer.touch(now);
+            self.teller.touch(now);
         }
         for relay in self.reachability.to_end(now) {
             let listeners: Vec<_> =
@@ -221,7 +221,7 @@ impl Driver {
             server.set_status(Some(status));
             tracing::info!(relays, "relaying for members");
         }
-        self.announcer.touch(now);
+        self.teller.touch(now);
     }
 
     /// This node's addresses for others, best first.
@@ -253,7 +253,7 @@ impl Driver {
     /// Asks members to relay, while the internet does not reach this node. A hole is punched with what this node knows of its
     /// outer addresses when a circuit is made, so a relay that has not told it yet is not asked.
     pub(super) fn reserve(&mut self, now: Instant) {
-        let adverts = self.register.adverts();
+        let adverts = self.teller.register().adverts();
         let relays = adverts.values().filter(|advert| advert.relay && advert.node != self.own);
         let near = |node: &PeerId| {
             let link = self.connections.best(node).filter(|link| link.path != PathClass::Relayed)?;

@@ -14,13 +14,11 @@ use libp2p::{Multiaddr, Swarm};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::announcer::Announcer;
 use super::measures::Measures;
-use super::rate::Rates;
 use super::tended::Tended;
 use crate::capability::{Capability, PeerId};
 use crate::catalog::Adverts;
-use crate::catalog::register::{BodyHash, Guard, Register};
+use crate::catalog::register::Guard;
 use crate::mesh::address::{Interfaces, Places, without_peer};
 use crate::mesh::behaviour::{Behaviour, topic};
 use crate::mesh::book::Book;
@@ -33,16 +31,14 @@ use crate::mesh::member::{Closed, Role};
 use crate::mesh::reachability::Reachability;
 use crate::mesh::seeds::{SeedIndex, Seeds};
 use crate::mesh::settings::{RelayServer, Settings};
-use crate::mesh::statement::Signer;
+use crate::mesh::statement::{self, Signer};
+use crate::mesh::telling::{self, Rate, Rates, Teller};
 use crate::mesh::view::MeshView;
 use crate::telemetry::EventBus;
 use crate::wire::v1;
 
 /// How long the greater id waits for the smaller one to dial.
 pub const YIELD: Duration = Duration::from_secs(2);
-
-/// How often a random neighbour is synced with, give or take a fifth: it heals what gossip lost.
-pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often the peer book is written, when it changed.
 pub(super) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
@@ -53,26 +49,8 @@ const MAX_LATE: usize = 4;
 /// Seeds that are kept.
 pub const MAX_SEEDS: usize = 64;
 
-/// Statements of one node: a burst of changes, then more than an honest node ever makes.
-fn gossip_rates() -> Rates {
-    Rates::new(20, 4)
-}
-
-/// Statements that one neighbour passes on: what a mesh of hundreds of nodes says, and no more than what can be
-/// verified beside everything else.
-fn neighbour_rates() -> Rates {
-    Rates::new(1024, 256)
-}
-
-/// Requests of one node: a few syncs and the bodies of a large mesh.
-fn sync_rates() -> Rates {
-    Rates::new(128, 32)
-}
-
 /// Dials that one node asks for: as many as a test of all its addresses needs.
-fn dial_back_rates() -> Rates {
-    Rates::new(16, 1)
-}
+const DIAL_BACKS: Rate = Rate { burst: 16, per_second: 1 };
 
 /// A node that mDNS found and that is not connected yet.
 #[derive(Debug)]
@@ -84,12 +62,8 @@ pub struct Found {
 /// What a request to another node was for.
 #[derive(Debug)]
 pub enum Asked {
-    /// A round of a sync.
-    Round(usize),
-    /// An advert body.
-    Body(BodyHash),
-    /// To hear that this node leaves.
-    Farewell,
+    /// The teller wants to know.
+    Told(telling::Asked),
     /// Whether this node can be reached there.
     Test(Multiaddr),
     /// Something that somebody else waits for.
@@ -111,17 +85,6 @@ pub struct DialBack {
 
 /// An answer that took a while, and where it goes.
 pub type Late = (ResponseChannel<v1::SyncResponse>, v1::SyncResponse);
-
-/// A body that is being fetched, or was and nobody had it.
-#[derive(Debug)]
-pub struct Fetch {
-    /// Whom else to ask.
-    pub(super) others: Vec<PeerId>,
-    /// The request under way.
-    pub(super) under_way: bool,
-    /// When it may be forgotten, and begun anew.
-    pub(super) rest_until: Instant,
-}
 
 /// What the driver tells the rest of the program.
 pub struct Outlets {
@@ -213,19 +176,9 @@ pub struct Driver {
     pub(super) started: Instant,
     pub(super) next_test: Instant,
 
-    pub(super) register: Register,
-    pub(super) signer: Signer,
-    pub(super) announcer: Announcer,
-    pub(super) alone: bool,
-    pub(super) gossip_rates: Rates,
-    pub(super) neighbour_rates: Rates,
-    pub(super) sync_rates: Rates,
+    pub(super) teller: Teller,
+    /// Requests to other nodes that are under way.
     pub(super) asked: HashMap<OutboundRequestId, Asked>,
-    pub(super) syncing: HashMap<PeerId, Instant>,
-    pub(super) fetches: HashMap<BodyHash, Fetch>,
-    pub(super) farewells: usize,
-    /// The goodbye has been said: nothing is advertised any more.
-    pub(super) departed: bool,
     pub(super) clash_warned: Option<Instant>,
     /// The last sign that this node's identity is used twice.
     pub(super) clash: Option<(String, Instant)>,
@@ -233,7 +186,6 @@ pub struct Driver {
     pub(super) shown_revision: u64,
     pub(super) view_changed: bool,
     pub(super) next_housekeeping: Instant,
-    pub(super) next_sync: Instant,
     pub(super) next_book: Instant,
     pub(super) members: Tended,
 }
@@ -282,6 +234,9 @@ impl Driver {
         for seed in settings.seeds.iter().take(MAX_SEEDS) {
             seeds.add(seed.clone(), now);
         }
+        let verify = Box::new(|mesh: &[u8; 32], wire| statement::verify(mesh, wire));
+        let teller = Teller::new(signer, verify, disk.epochs.last(), settings.advert_ttl, rand::make_rng(), now)
+            .guarded(guard(settings.closed.as_ref()));
         let mut driver = Box::new(Self {
             swarm,
             inlets,
@@ -308,29 +263,18 @@ impl Driver {
             identified: HashSet::new(),
             told_addresses: Vec::new(),
             dial_backs: HashMap::new(),
-            dial_back_rates: dial_back_rates(),
+            dial_back_rates: Rates::new(DIAL_BACKS),
             late: mpsc::channel(MAX_LATE),
             turned_away: VecDeque::new(),
             started: now,
             next_test: now,
-            register: Register::new(own).guarded(guard(settings.closed.as_ref())),
-            signer,
-            announcer: Announcer::new(disk.epochs.last(), settings.advert_ttl, now),
-            alone: true,
-            gossip_rates: gossip_rates(),
-            neighbour_rates: neighbour_rates(),
-            sync_rates: sync_rates(),
+            teller,
             asked: HashMap::new(),
-            syncing: HashMap::new(),
-            fetches: HashMap::new(),
-            farewells: 0,
-            departed: false,
             clash_warned: None,
             clash: None,
             shown_revision: 0,
             view_changed: true,
             next_housekeeping: now,
-            next_sync: now + SYNC_INTERVAL,
             next_book: now + BOOK_INTERVAL,
             members: Tended::new(now),
             disk,

@@ -162,8 +162,8 @@ async fn forged_and_malformed_statements_are_refused_and_nothing_else_is_disturb
     let mut huge = good.clone();
     huge.body = vec![0; limits::BODY_BYTES + 1].into();
     for statement in bad.into_iter().chain([huge]) {
-        let push = vec![v1::AgedStatement { statement: Some(statement), age_ms: 0 }];
-        let digest = v1::SyncDigest { positions: Vec::new(), push };
+        let push = vec![v1::AgedStatement { statement: Some(statement), ..Default::default() }];
+        let digest = v1::SyncDigest { push, ..Default::default() };
         let request = v1::SyncRequest { body: Some(v1::sync_request::Body::Digest(digest)) };
         swarm.behaviour_mut().sync.send_request(&a.id(), request);
     }
@@ -259,8 +259,8 @@ async fn a_claim_about_a_node_cannot_silence_it() {
     a.until_offered(honest.id(), "before").await;
     let (mut swarm, _) = hostile(&honest).await;
     for epoch in [u64::MAX, (1 << 53) - 2, 1 << 53] {
-        let position = v1::Position { node: honest.id().to_bytes().into(), epoch, seq: 1 };
-        let digest = v1::SyncDigest { positions: vec![position], push: Vec::new() };
+        let position = v1::Position { node: honest.id().to_bytes().into(), epoch, seq: 1, issued_at_ms: 0 };
+        let digest = v1::SyncDigest { positions: vec![position], ..Default::default() };
         let request = v1::SyncRequest { body: Some(v1::sync_request::Body::Digest(digest)) };
         swarm.behaviour_mut().sync.send_request(&honest.id(), request);
     }

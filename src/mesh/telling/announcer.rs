@@ -12,8 +12,23 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Adverts are this far apart at least, whatever the providers do.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Beats within a time to live: three may be lost.
+/// Adverts that may follow each other so closely. After them the mesh's size says how often.
+const ADVERT_BURST: f64 = 8.0;
+
+/// Adverts a second that all nodes together make in the long run, when each changes all the time. At 2 KB each, a
+/// node takes and passes on some 30 KB/s of them at the very worst.
+const ADVERTS_PER_SECOND: f64 = 8.0;
+
+/// Beats within a time to live while the mesh is small: three may be lost.
 const BEATS_PER_TTL: u32 = 4;
+
+/// Beats a second that all nodes together make. A beat is some 250 bytes on each of the three or four connections that
+/// pass it to a node and on from it, so that this costs each node some 2.5 KB/s in a mesh of any size.
+const BEATS_PER_SECOND: f64 = 3.0;
+
+/// Beats within a time to live in a large mesh: one may be lost even when both its neighbours come late, and what gossip
+/// loses, sync makes up for.
+const FEWEST_BEATS_PER_TTL: f64 = 2.4;
 
 /// How far a beat may be off, so that nodes that started together do not beat together.
 const JITTER: f64 = 0.2;
@@ -30,6 +45,10 @@ pub struct Announcer {
     pub load: u8,
     position: Position,
     ttl: Duration,
+    /// Nodes in the mesh, this one among them.
+    crowd: usize,
+    /// Adverts that may still follow each other closely, as of the last one.
+    burst: f64,
     changed: Option<Instant>,
     published: Option<Instant>,
     beat: Instant,
@@ -44,16 +63,34 @@ impl Announcer {
             load: 0,
             position: Position { epoch, seq: 0 },
             ttl,
+            crowd: 1,
+            burst: ADVERT_BURST,
             changed: Some(now),
             published: None,
             beat: now + ttl,
         }
     }
 
+    /// So many nodes are in the mesh. In a large one each says less, so that all together say no more.
+    pub const fn among(&mut self, nodes: usize) {
+        self.crowd = nodes;
+    }
+
     /// How long what it says is believed.
     #[must_use]
-    pub const fn ttl(&self) -> Duration {
-        self.ttl
+    pub fn ttl(&self) -> Duration {
+        self.ttl.max(self.beat_interval().mul_f64(FEWEST_BEATS_PER_TTL))
+    }
+
+    /// Between two beats, on average.
+    #[must_use]
+    pub fn beat_interval(&self) -> Duration {
+        (self.ttl / BEATS_PER_TTL).max(self.every(BEATS_PER_SECOND))
+    }
+
+    /// How often each does something that all together do so often.
+    fn every(&self, per_second: f64) -> Duration {
+        Duration::from_secs_f64(f64::from(u32::try_from(self.crowd).unwrap_or(u32::MAX)) / per_second)
     }
 
     /// Where its last advert stands.
@@ -95,7 +132,14 @@ impl Announcer {
     #[must_use]
     pub fn advert_due(&self) -> Option<Instant> {
         let earliest = self.changed? + DEBOUNCE;
-        Some(self.published.map_or(earliest, |published| earliest.max(published + MIN_INTERVAL)))
+        let lacking = (1.0 - self.burst).max(0.0);
+        let wait = MIN_INTERVAL.max(self.advert_interval().mul_f64(lacking));
+        Some(self.published.map_or(earliest, |published| earliest.max(published + wait)))
+    }
+
+    /// Between two adverts, in the long run.
+    fn advert_interval(&self) -> Duration {
+        MIN_INTERVAL.max(self.every(ADVERTS_PER_SECOND))
     }
 
     /// When a beat is due; none before the first advert.
@@ -112,6 +156,10 @@ impl Announcer {
 
     /// An advert went out. `jitter` is between 0 and 1.
     pub fn advertised(&mut self, now: Instant, jitter: f64) {
+        let gained = self.published.map_or(0.0, |published| {
+            now.saturating_duration_since(published).as_secs_f64() / self.advert_interval().as_secs_f64()
+        });
+        self.burst = (self.burst + gained).min(ADVERT_BURST) - 1.0;
         self.changed = None;
         self.published = Some(now);
         self.beaten(now, jitter);
@@ -119,7 +167,7 @@ impl Announcer {
 
     /// A beat went out. `jitter` is between 0 and 1.
     pub fn beaten(&mut self, now: Instant, jitter: f64) {
-        let interval = (self.ttl / BEATS_PER_TTL).mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter.clamp(0.0, 1.0));
+        let interval = self.beat_interval().mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter.clamp(0.0, 1.0));
         self.beat = now + interval;
     }
 }
@@ -165,6 +213,37 @@ mod tests {
             let wait = announcer.beat_due().expect("due") - start;
             assert!(wait.abs_diff((TTL / 4).mul_f64(share)) < Duration::from_millis(1), "{wait:?}");
         }
+    }
+
+    #[test]
+    fn all_nodes_together_beat_no_more_often_in_a_large_mesh_than_in_a_small_one() {
+        let start = Instant::now();
+        for (nodes, interval, ttl) in
+            [(3, 15.0, 60.0), (45, 15.0, 60.0), (75, 25.0, 60.0), (300, 100.0, 240.0), (600, 200.0, 480.0)]
+        {
+            let mut announcer = Announcer::new(7, TTL, start);
+            announcer.among(nodes);
+            announcer.advertised(start, 0.5);
+            assert_eq!(announcer.beat_due(), Some(start + Duration::from_secs_f64(interval)), "{nodes} nodes");
+            assert_eq!(announcer.ttl(), Duration::from_secs_f64(ttl), "{nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn a_node_that_changes_all_the_time_tells_it_ever_more_rarely() {
+        let start = Instant::now();
+        let mut announcer = Announcer::new(7, TTL, start);
+        announcer.among(100);
+        let (mut now, mut waits) = (start, Vec::new());
+        for number in 0..12 {
+            announcer.set(vec![capability(&number.to_string())], 0, now);
+            let due = announcer.advert_due().expect("it changed");
+            waits.push((due - now).as_secs_f64());
+            now = due;
+            announcer.advertised(now, 0.5);
+        }
+        assert!(waits[1..8].iter().all(|wait| *wait <= 1.0), "a burst is let through: {waits:?}");
+        assert!(waits[10..].iter().all(|wait| (12.0..13.0).contains(wait)), "100 nodes make 8 a second: {waits:?}");
     }
 
     #[test]
