@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use atmosphere::capability::{Capability, Kind};
 use atmosphere::catalog::texts_of;
 use atmosphere::embedding::StaticEmbedder;
-use atmosphere::router::classifier::{Classifier, Guess, Text};
+use atmosphere::router::classifier::{Classifier, Text};
 use atmosphere::router::phrases::phrases;
 
 const BINS: usize = 15;
@@ -101,10 +101,10 @@ fn measure(data: &BTreeMap<String, Queries>, split: &str, shots: Option<usize>, 
     let out_of_scope = format!("oos_{split}");
     for (text, intent) in queries(split).iter().chain(queries(&out_of_scope)) {
         let started = Instant::now();
-        let judgement = black_box(classifier.judge(&read(text), |_| true, &[]));
+        let judgement = black_box(classifier.judge(&read(text), |_| true));
         times.push(started.elapsed());
         let class = classes.get(intent.as_str());
-        let is_right = class.is_some() && judgement.best.map(|(guess, _)| guess) == class.copied().map(Guess::Class);
+        let is_right = class.is_some() && judgement.best.map(|(class, _)| class) == class.copied();
         right += usize::from(is_right);
         judged.push((judgement.probability, is_right));
         if class.is_some() { &mut inside } else { &mut outside }.push(judgement.probability);

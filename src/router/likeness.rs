@@ -38,12 +38,6 @@ impl Scale {
         self.apart + self.step(place)
     }
 
-    /// Where a similarity stands: the other way round.
-    pub(super) fn place(self, similarity: f32) -> f32 {
-        let step = self.step(1.0);
-        if step > 0.0 { (similarity - self.apart) / step } else { 0.0 }
-    }
-
     /// The difference of two similarities whose places are so far from each other.
     pub(super) fn step(self, places: f32) -> f32 {
         places * (self.alike - self.apart)
@@ -110,15 +104,11 @@ impl Prototypes {
 
     /// The question as it will be compared: by its vector where that tells something, else by its words.
     pub(super) fn question<'a>(&self, text: &'a str, snapshot: &Snapshot) -> (Question<'a>, Scale) {
-        if self.tells() { self.scaled(text, snapshot.question(text)) } else { (Question::in_words(text), self.words) }
-    }
-
-    /// The same, of a question that was read already.
-    pub(super) fn scaled<'a>(&self, text: &'a str, question: Question<'a>) -> (Question<'a>, Scale) {
-        match self.vectors {
-            Some(scale) if !question.by_words() => (question, scale),
-            _ => (Question::in_words(text), self.words),
-        }
+        let by_vector = self.vectors.and_then(|scale| {
+            let question = snapshot.question(text);
+            (!question.by_words()).then_some((question, scale))
+        });
+        by_vector.unwrap_or_else(|| (Question::in_words(text), self.words))
     }
 
     /// Whether vectors are compared, where a text has one.

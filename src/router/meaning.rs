@@ -13,14 +13,14 @@
 //! a wrong expert answers wrongly.
 
 use crate::capability::Kind;
-use crate::catalog::{EntryId, Question, Snapshot};
+use crate::catalog::{EntryId, Snapshot};
 
-use super::classifier::{Guess, Text};
+use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
-use super::facts::{Facts, NO_CLASS, Speciality, speciality_of_kind};
+use super::facts::{Fact, Facts, NO_CLASS, Speciality, speciality_of_kind};
 use super::likeness::{Prototypes, Scale};
 use super::reason::subject;
-use super::training::{Class, Taught, name_at, name_of};
+use super::training::{Class, Taught, name_of};
 
 /// The probability from which on a guess is acted on. Chosen on the labelled phrases of this module's test: of general
 /// questions, the best speciality had 0.07 at most; of questions to a project with a handful of texts, it was rarely
@@ -94,6 +94,7 @@ pub(super) enum Meant {
 }
 
 /// Among whom a question is judged.
+#[derive(Clone, Copy)]
 pub(super) struct Audience<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) facts: &'a Facts,
@@ -139,8 +140,6 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
             }
         }
     }
-    let strangers = if unlearnt { strangers(query, question, audience, taught) } else { Vec::new() };
-    let places: Vec<f32> = strangers.iter().map(|(_, place)| *place).collect();
     let available = |class: usize| match taught.classes.get(class) {
         Some(Class::Kind(kind)) => match speciality_of_kind(kind) {
             Speciality::Other => false,
@@ -150,17 +149,14 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
         Some(Class::Subject(_)) => present[class],
         None => false,
     };
-    let judgement = taught.classifier.judge(&text, available, &places);
-    let name = |guess: Guess| match guess {
-        Guess::Stranger(at) => strangers.get(at).map_or_else(String::new, |(id, _)| name_at(snapshot, *id)),
-        Guess::Class(class) => match taught.classes.get(class) {
-            Some(Class::Subject(subject)) => name_of(snapshot, *subject),
-            Some(Class::Kind(kind)) => kind_in_words(kind),
-            None => String::new(),
-        },
+    let judgement = taught.classifier.judge(&text, available);
+    let name = |class: usize| match taught.classes.get(class) {
+        Some(Class::Subject(subject)) => name_of(snapshot, *subject),
+        Some(Class::Kind(kind)) => kind_in_words(kind),
+        None => String::new(),
     };
-    let taken = judgement.best.map(|(guess, score)| Taken {
-        what: name(guess),
+    let taken = judgement.best.map(|(class, score)| Taken {
+        what: name(class),
         probability: judgement.probability,
         next: judgement.rival.map(|(rival, _)| name(rival)),
         next_probability: judgement.rival_probability,
@@ -168,47 +164,31 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
     });
     let beaten = taken.as_ref().is_some_and(|taken| taken.beaten);
     let sure = judgement.best.filter(|_| judgement.probability >= SURE && !beaten);
-    let meant = sure.and_then(|(guess, score)| match guess {
-        Guess::Stranger(best) => {
-            let bar = places[best] - TIE;
-            let near = strangers.iter().filter(|(_, place)| *place >= bar);
-            let mut entries: Vec<_> = near.map(|(id, place)| (*id, *place)).collect();
-            entries.sort_unstable_by_key(|(id, _)| *id);
-            Some(Meant::Entries(entries))
-        }
-        Guess::Class(class) => match taught.classes.get(class)? {
-            Class::Kind(kind) => match speciality_of_kind(kind) {
-                Speciality::General | Speciality::Other | Speciality::Domain => None,
-                special => Some(Meant::Speciality(special, judgement.likeness[class])),
-            },
-            Class::Subject(_) => {
-                let near = |fact: &super::facts::Fact| {
-                    judgement.scores.get(fact.class as usize).is_some_and(|other| *other >= score - SAME)
-                };
-                let all =
-                    facts.entries.iter().zip(*own_field).enumerate().filter(|(_, (fact, own))| **own && near(fact));
-                let entry = |(place, (fact, _)): (usize, (&super::facts::Fact, &bool))| {
-                    (EntryId(u32::try_from(place).unwrap_or(u32::MAX)), judgement.likeness[fact.class as usize])
-                };
-                Some(Meant::Entries(all.map(entry).collect()))
-            }
+    let meant = sure.and_then(|(class, score)| match taught.classes.get(class)? {
+        Class::Kind(kind) => match speciality_of_kind(kind) {
+            Speciality::General | Speciality::Other | Speciality::Domain => None,
+            special => Some(Meant::Speciality(special, judgement.likeness[class])),
         },
+        Class::Subject(_) => {
+            let near =
+                |fact: &Fact| judgement.scores.get(fact.class as usize).is_some_and(|other| *other >= score - SAME);
+            let all = facts.entries.iter().zip(*own_field).enumerate().filter(|(_, (fact, own))| **own && near(fact));
+            let entry = |(place, (fact, _)): (usize, (&Fact, &bool))| {
+                (EntryId(u32::try_from(place).unwrap_or(u32::MAX)), judgement.likeness[fact.class as usize])
+            };
+            Some(Meant::Entries(all.map(entry).collect()))
+        }
     });
-    Verdict { meant, nearest: None, general: 0.0, needed: SURE, taken }
-}
-
-/// Those with a field of their own that came after the classifier was taught, and how alike they are on the scale on which
-/// unrelated texts are at 0 and related ones at 1.
-fn strangers(query: &str, question: Question<'_>, audience: &Audience<'_>, taught: &Taught) -> Vec<(EntryId, f32)> {
-    let (question, scale) = audience.prototypes.scaled(query, question);
-    let hits = if taught.learnt_subjects() {
-        let entries = audience.facts.entries.iter().zip(audience.own_field);
+    if meant.is_none() && unlearnt {
+        // Whoever the classifier does not know may still be meant.
+        let entries = facts.entries.iter().zip(*own_field);
         let unlearnt: Vec<bool> = entries.map(|(fact, own)| *own && fact.class == NO_CLASS).collect();
-        audience.snapshot.search_kept(&question, MAX_CANDIDATES, &unlearnt)
-    } else {
-        audience.snapshot.search_kept(&question, MAX_CANDIDATES, audience.own_field)
-    };
-    hits.iter().map(|hit| (hit.entry, scale.place(hit.similarity))).collect()
+        let alone = by_likeness(query, &Audience { own_field: &unlearnt, ..*audience });
+        if matches!(alone.meant, Some(Meant::Entries(_))) {
+            return alone;
+        }
+    }
+    Verdict { meant, nearest: None, general: 0.0, needed: SURE, taken }
 }
 
 /// A kind as a person says it.

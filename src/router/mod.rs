@@ -125,7 +125,7 @@ impl Router {
         self.facts_of(&snapshot);
     }
 
-    /// Like [`refresh`](Self::refresh), but learns before it returns, which takes a tenth of a second in a usual mesh: for
+    /// Like [`refresh`](Self::refresh), but learns before it returns, which takes up to a second in a usual mesh: for
     /// whoever wants the decisions of a node that has been running for a while.
     pub fn learn(&self) {
         let snapshot = self.catalog.snapshot();

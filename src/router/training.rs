@@ -2,13 +2,13 @@
 //!
 //! Its classes are the kinds, by their [phrases], and the *subjects* of the mesh: what the capabilities with a field of
 //! their own say that they are about. Copies of a project on several nodes are one subject. When subjects come or go, a
-//! thread trains a new classifier and swaps it in; until then decisions are made with the one before, to which a new
-//! subject is a stranger that counts by its likeness, and with none at all by likeness alone ([`meaning`](super::meaning)).
+//! thread trains a new classifier and swaps it in; until then decisions are made with the one before, where a new
+//! subject counts by its likeness, and with none at all by likeness alone ([`meaning`](super::meaning)).
 //!
 //! It begins with the first question that is asked by meaning, so that a node that is only asked by name never pays for
 //! it, and only where the embedder tells kinds of questions apart: words alone do better by likeness.
 //!
-//! Training costs a tenth of a second in a usual mesh and a few seconds at the limits below. It runs at most a tenth
+//! Training costs up to a second in a usual mesh and some more at the limits below. It runs at most a tenth
 //! of the time, so a mesh in which subjects come and go all the time trains more seldom, not more.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +25,7 @@ use super::likeness::Prototypes;
 use super::meaning::means_one;
 use super::phrases::{Phrase, phrases};
 use crate::capability::{Capability, Kind};
-use crate::catalog::{EntryId, Snapshot, texts_of};
+use crate::catalog::{Snapshot, texts_of};
 
 /// Subjects that are learnt. Where there are more, only kinds are, and subjects count by their likeness: weights of more
 /// classes would take more memory than the rest of the node.
@@ -277,11 +277,6 @@ fn texts_by_subject(snapshot: &Snapshot) -> BTreeMap<u64, Vec<String>> {
 pub(super) fn name_of(snapshot: &Snapshot, subject: u64) -> String {
     let entry = snapshot.entries().iter().find(|entry| entry.subject == subject && has_field(&entry.capability));
     entry.map_or_else(|| "?".to_owned(), |entry| entry_name(&entry.capability))
-}
-
-/// The name of an entry for people.
-pub(super) fn name_at(snapshot: &Snapshot, id: EntryId) -> String {
-    snapshot.entry(id).map_or_else(|| "?".to_owned(), |entry| entry_name(&entry.capability))
 }
 
 fn entry_name(capability: &Capability) -> String {

@@ -52,9 +52,6 @@ const NONE_SHARE: f32 = 1.0 / 6.0;
 /// Classes whose nearest text is looked for: those that are best by head and centroid.
 const LOOKED_AT: usize = 10;
 
-/// Most alike classes of a text held back that tell what a head says of a class that is so alike.
-const TYPICAL: usize = 5;
-
 /// A text of a class, read: the same text need not be read again for the next training.
 #[derive(Debug, Clone)]
 pub struct Text {
@@ -77,24 +74,15 @@ impl Text {
     }
 }
 
-/// What a text may be taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guess {
-    /// A class of the training.
-    Class(usize),
-    /// Something that came after the training, of which only the likeness is known: its place among the strangers.
-    Stranger(usize),
-}
-
 /// What a text was taken for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// The best of what is available, and its score; `None` when nothing is.
-    pub best: Option<(Guess, f32)>,
+    /// The best of the classes that are available, and its score; `None` when nothing is.
+    pub best: Option<(usize, f32)>,
     /// Probability that the best is right, 0 to 1.
     pub probability: f32,
     /// The best of the rest, available or not, and its score. It is better than the best when it is not available.
-    pub rival: Option<(Guess, f32)>,
+    pub rival: Option<(usize, f32)>,
     /// Probability that the rival is right.
     pub rival_probability: f32,
     /// By class: the score, in no unit.
@@ -115,18 +103,6 @@ pub struct Classifier {
     calibration: Calibration,
     /// Of those texts held back whose best class was wrong, the share whose second was right.
     rival_share: f32,
-    usual: Usual,
-}
-
-/// What is usual of texts that were held back, so that something of which only the likeness is known can be scored.
-#[derive(Debug, Clone, Copy, Default)]
-struct Usual {
-    /// What a head says of a class by its likeness alone: at none, and for each unit more.
-    head: (f32, f32),
-    /// The middle of the likeness to other classes, the nearest of them.
-    apart: f32,
-    /// The middle of the likeness to the own class.
-    alike: f32,
 }
 
 /// How texts become rows of numbers.
@@ -230,10 +206,9 @@ fn score(head: &Head, shelf: &Shelf, classes: usize, row: &Row, available: impl 
 
 impl Scored {
     /// Best first; equal ones in the order of the classes, so that the same question gives the same answer.
-    fn ranked(&self) -> Vec<(Guess, f32)> {
-        let mut ranked: Vec<_> =
-            self.looked_at.iter().map(|&class| (Guess::Class(class), self.scores[class])).collect();
-        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.place().cmp(&b.0.place())));
+    fn ranked(&self) -> Vec<(usize, f32)> {
+        let mut ranked: Vec<_> = self.looked_at.iter().map(|&class| (class, self.scores[class])).collect();
+        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         ranked
     }
 
@@ -244,18 +219,10 @@ impl Scored {
     }
 }
 
-impl Guess {
-    const fn place(self) -> usize {
-        match self {
-            Self::Class(place) | Self::Stranger(place) => place,
-        }
-    }
-}
-
 impl Classifier {
     /// Trains on texts and the class of each: a number below `classes`, or `None` for a text that is about none of them.
     ///
-    /// Takes time in proportion to texts times classes: a tenth of a second for a thousand texts of 25. `None` when `unwanted`
+    /// Takes time in proportion to texts times classes: up to a second for a thousand texts of 25. `None` when `unwanted`
     /// says so meanwhile.
     #[must_use]
     pub fn train(texts: &[(Text, Option<usize>)], classes: usize, unwanted: impl Fn() -> bool) -> Option<Self> {
@@ -285,51 +252,30 @@ impl Classifier {
             }
         }
         let Trained { head, shelf } = Trained::new(&all, classes, &unwanted)?;
-        let (rival_share, usual) = (held.rival_share(), held.usual());
+        let rival_share = held.rival_share();
         let calibration = Calibration::fit(&held.weighed());
-        Some(Self { classes, space, head, shelf, calibration, rival_share, usual })
+        Some(Self { classes, space, head, shelf, calibration, rival_share })
     }
 
-    /// What a text is about, among the classes that are available and the strangers.
+    /// What a text is about, among the classes that are available.
     ///
-    /// A stranger is given by how alike it is, on the scale on which unrelated texts are at 0 and related ones at 1. One that
-    /// is not available is never the best, but when it would be, the best is improbable.
+    /// One that is not available is never the best, but when it would be, the best is improbable.
     #[must_use]
-    pub fn judge(&self, text: &Text, available: impl Fn(usize) -> bool, strangers: &[f32]) -> Judgement {
+    pub fn judge(&self, text: &Text, available: impl Fn(usize) -> bool) -> Judgement {
         let row = self.space.row(text);
         let mut scored = score(&self.head, &self.shelf, self.classes, &row, &available);
         let mut ranked = scored.ranked();
-        let likeness_of = |place: f32| self.usual.apart + place * (self.usual.alike - self.usual.apart);
-        for (at, place) in strangers.iter().enumerate() {
-            let (likeness, (base, slope)) = (likeness_of(bounded(*place)), self.usual.head);
-            let guess = (Guess::Stranger(at), base + (slope + LIKENESS) * likeness);
-            ranked.insert(ranked.partition_point(|(_, score)| *score >= guess.1), guess);
-        }
-        let can = |guess: Guess| match guess {
-            Guess::Class(class) => available(class),
-            Guess::Stranger(_) => true,
-        };
-        let best = ranked.iter().position(|(guess, _)| can(*guess)).map(|at| ranked.remove(at));
+        let best = ranked.iter().position(|(class, _)| available(*class)).map(|at| ranked.remove(at));
         let rival = ranked.first().copied();
         let (mut probability, mut rival_probability) = (0.0, 0.0);
-        if let Some((guess, score)) = best {
-            let likeness = match guess {
-                Guess::Class(class) => scored.likeness[class],
-                Guess::Stranger(at) => likeness_of(bounded(strangers[at])),
-            };
-            let signs = scored.signs(score, rival.map(|(_, score)| score), likeness, &row);
+        if let Some((class, score)) = best {
+            let signs = scored.signs(score, rival.map(|(_, score)| score), scored.likeness[class], &row);
             probability = self.calibration.probability(&signs);
             rival_probability = (1.0 - probability) * self.rival_share;
         }
         scored.scores.truncate(self.classes);
         Judgement { best, probability, rival, rival_probability, scores: scored.scores, likeness: scored.likeness }
     }
-}
-
-/// A place that is not absurd, whatever it came from; what is no number is as far away as can be.
-fn bounded(place: f32) -> f32 {
-    const FAR: f32 = 10.0;
-    if place.is_nan() { -FAR } else { place.clamp(-FAR, FAR) }
 }
 
 /// What became of the texts that were held back.
@@ -339,48 +285,23 @@ struct Held {
     outcomes: Vec<(Outcome, bool)>,
     wrong: usize,
     second_right: usize,
-    /// Likeness, and what the head said.
-    pairs: Vec<(f32, f32)>,
-    alike: Vec<f32>,
-    apart: Vec<f32>,
 }
 
 impl Held {
     fn take(&mut self, scored: &Scored, row: &Row, class: usize, classes: usize) {
         let ranked = scored.ranked();
-        let own = Guess::Class(class);
-        if let Some(&(best, score)) = ranked.first() {
-            let (right, second) = (best == own, ranked.get(1));
-            let signs = scored.signs(score, second.map(|(_, score)| *score), scored.likeness[best.place()], row);
-            self.outcomes.push((Outcome { signs, right, weight: 1.0 }, class == classes));
-            if !right && class < classes {
-                self.wrong += 1;
-                self.second_right += usize::from(second.is_some_and(|(second, _)| *second == own));
-            }
+        let Some(&(best, score)) = ranked.first() else { return };
+        let (right, second) = (best == class, ranked.get(1));
+        let signs = scored.signs(score, second.map(|(_, score)| *score), scored.likeness[best], row);
+        self.outcomes.push((Outcome { signs, right, weight: 1.0 }, class == classes));
+        if !right && class < classes {
+            self.wrong += 1;
+            self.second_right += usize::from(second.is_some_and(|(second, _)| *second == class));
         }
-        let mut like: Vec<_> = scored.looked_at.iter().map(|&at| (scored.likeness[at], scored.heads[at], at)).collect();
-        like.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-        self.pairs.extend(like.iter().take(TYPICAL).map(|(likeness, head, _)| (*likeness, *head)));
-        self.alike.extend(scored.likeness.get(class));
-        self.apart.extend(like.iter().find(|(_, _, at)| *at != class).map(|(likeness, _, _)| likeness));
     }
 
     fn rival_share(&self) -> f32 {
         self.second_right as f32 / self.wrong.max(1) as f32
-    }
-
-    /// With the line through the pairs that is nearest to them.
-    fn usual(&mut self) -> Usual {
-        let count = self.pairs.len().max(1) as f32;
-        let (x, y) = self.pairs.iter().fold((0.0, 0.0), |(x, y), pair| (x + pair.0 / count, y + pair.1 / count));
-        let square = self.pairs.iter().map(|pair| (pair.0 - x) * (pair.0 - x)).sum::<f32>();
-        let product = self.pairs.iter().map(|pair| (pair.0 - x) * (pair.1 - y)).sum::<f32>();
-        let slope = if square > 1e-6 { product / square } else { 0.0 };
-        let middle = |values: &mut Vec<f32>| {
-            values.sort_unstable_by(f32::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or_default()
-        };
-        Usual { head: (y - slope * x, slope), apart: middle(&mut self.apart), alike: middle(&mut self.alike) }
     }
 
     fn weighed(self) -> Vec<Outcome> {

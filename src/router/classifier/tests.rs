@@ -44,14 +44,14 @@ fn unseen_questions_find_their_class_and_the_rest_is_improbable() {
     let builtin = StaticEmbedder::builtin();
     for embedder in [Some(&builtin as &dyn Embedder), None] {
         let classifier = trained(embedder);
-        let judge = |text: &str| classifier.judge(&Text::read(text, embedder), |_| true, &[]);
+        let judge = |text: &str| classifier.judge(&Text::read(text, embedder), |_| true);
         for (text, class) in [
             ("my dough does not rise, is the starter dead?", BREAD),
             ("the gears of my bike do not shift", BIKES),
             ("can the landlord raise my rent in the lease", RENT),
         ] {
             let judgement = judge(text);
-            assert_eq!(judgement.best.map(|(guess, _)| guess), Some(Guess::Class(class)), "{text}: {judgement:?}");
+            assert_eq!(judgement.best.map(|(class, _)| class), Some(class), "{text}: {judgement:?}");
             let nothing = judge("what time is it in Tokyo").probability;
             assert!(judgement.probability > nothing, "{text}: {} {nothing}", judgement.probability);
         }
@@ -63,24 +63,13 @@ fn what_is_not_available_is_never_the_best_and_makes_the_best_improbable() {
     let embedder = StaticEmbedder::builtin();
     let classifier = trained(Some(&embedder));
     let text = Text::read("how long do I knead the dough of a rye bread", Some(&embedder));
-    let (with, without) =
-        (classifier.judge(&text, |_| true, &[]), classifier.judge(&text, |class| class != BREAD, &[]));
-    assert_eq!(with.best.map(|(guess, _)| guess), Some(Guess::Class(BREAD)));
-    assert_eq!(without.rival.map(|(guess, _)| guess), Some(Guess::Class(BREAD)));
-    assert!(without.best.is_some_and(|(guess, _)| guess != Guess::Class(BREAD)));
+    let (with, without) = (classifier.judge(&text, |_| true), classifier.judge(&text, |class| class != BREAD));
+    assert_eq!(with.best.map(|(class, _)| class), Some(BREAD));
+    assert_eq!(without.rival.map(|(class, _)| class), Some(BREAD));
+    assert!(without.best.is_some_and(|(class, _)| class != BREAD));
     assert!(without.probability < with.probability / 2.0, "{} {}", without.probability, with.probability);
-    let nobody = classifier.judge(&text, |_| false, &[]);
+    let nobody = classifier.judge(&text, |_| false);
     assert!(nobody.best.is_none() && nobody.probability == 0.0);
-}
-
-#[test]
-fn a_stranger_competes_by_its_likeness() {
-    let embedder = StaticEmbedder::builtin();
-    let classifier = trained(Some(&embedder));
-    let text = Text::read("the vines have mildew after the rain", Some(&embedder));
-    let best = |strangers: &[f32]| classifier.judge(&text, |_| true, strangers).best.map(|(guess, _)| guess);
-    assert_eq!(best(&[0.4, 2.5, 1.0]), Some(Guess::Stranger(1)));
-    assert_ne!(best(&[-1.0]), Some(Guess::Stranger(0)));
 }
 
 #[test]
@@ -89,23 +78,23 @@ fn the_same_texts_give_the_same_classifier() {
     let (a, b) = (trained(Some(&embedder)), trained(Some(&embedder)));
     for (text, _) in LABELLED {
         let text = Text::read(text, Some(&embedder));
-        assert_eq!(a.judge(&text, |_| true, &[]), b.judge(&text, |_| true, &[]));
+        assert_eq!(a.judge(&text, |_| true), b.judge(&text, |_| true));
     }
 }
 
 #[test]
 fn odd_input_is_no_failure() {
     let none = Classifier::train(&[], 0, || false).expect("wanted");
-    assert_eq!(none.judge(&Text::new("", Vec::new()), |_| true, &[]).best, None);
+    assert_eq!(none.judge(&Text::new("", Vec::new()), |_| true).best, None);
     assert!(Classifier::train(&texts(None), 3, || true).is_none(), "not wanted any more");
     let classifier = trained(None);
     for vector in [vec![], vec![0.0; 256], vec![f32::NAN; 3]] {
-        let judgement = classifier.judge(&Text::new("\u{0} \u{ffff}", vector), |_| true, &[f32::NEG_INFINITY]);
+        let judgement = classifier.judge(&Text::new("\u{0} \u{ffff}", vector), |_| true);
         assert!(judgement.best.is_some() && (0.0..=1.0).contains(&judgement.probability), "{judgement:?}");
     }
     // One text for each of two classes, equal ones, and an empty one.
     let few = [("same", Some(0)), ("same", Some(1)), ("", None)];
     let few: Vec<_> = few.into_iter().map(|(text, class)| (Text::read(text, None), class)).collect();
-    let judgement = Classifier::train(&few, 2, || false).expect("wanted").judge(&few[0].0, |_| true, &[]);
+    let judgement = Classifier::train(&few, 2, || false).expect("wanted").judge(&few[0].0, |_| true);
     assert!(judgement.probability.is_finite());
 }
