@@ -122,6 +122,9 @@ fn intent(target: Target, query: &str) -> Intent {
         deadline: Duration::from_secs(60),
         headers: BTreeMap::new(),
         reuse: Default::default(),
+        handling: Default::default(),
+        prefix: Vec::new(),
+        whereabouts: None,
     }
 }
 

@@ -129,6 +129,8 @@ impl ApiError {
     /// What a caller is told when dispatch has failed.
     pub(super) fn of_dispatch(error: DispatchError) -> Self {
         let DispatchError { decision, attempts, failure } = error;
+        // One that is only busy is worth another try by and by.
+        let spent = attempts > u32::from(failure.class == ErrorClass::Overloaded);
         let retry_after = match &decision.no_route {
             Some(NoRoute::AllCooling { retry_after }) => failure.retry_after.or(Some(*retry_after)),
             _ => failure.retry_after,
@@ -149,12 +151,17 @@ impl ApiError {
         match retry_after {
             Some(after) => error.retry_after(after),
             // All that could be tried was: a client that tries again by itself multiplies the load.
-            None if attempts > 1 && error.0.status.is_server_error() => {
+            None if spent && sdk_retries(error.0.status) => {
                 error.header(X_SHOULD_RETRY, HeaderValue::from_static("false"))
             }
             None => error,
         }
     }
+}
+
+/// Whether OpenAI's SDKs try again by themselves on this status.
+fn sdk_retries(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429)
 }
 
 impl IntoResponse for ApiError {

@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Taken};
+use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Role, Taken};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]
@@ -42,6 +42,7 @@ struct AttemptShape<'a> {
     node: String,
     node_name: &'a str,
     model: &'a str,
+    role: Role,
     /// `ok`, or why it failed.
     result: &'a str,
     elapsed_ms: f64,
@@ -118,6 +119,7 @@ impl<'a> From<&'a Attempt> for AttemptShape<'a> {
             node: attempt.node.to_base58(),
             node_name: &attempt.node_name,
             model: &attempt.model,
+            role: attempt.role,
             result: &attempt.result,
             elapsed_ms: attempt.elapsed.as_secs_f64() * 1000.0,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,6 +106,37 @@ pub enum Phase {
     Decode,
 }
 
+/// Where a call is, for whoever waits for its answer: dispatch notes it here, and the API looks.
+#[derive(Debug, Default)]
+pub struct Whereabouts(AtomicU64);
+
+impl Whereabouts {
+    /// Notes where it is.
+    pub fn tell(&self, progress: Progress) {
+        let phase = match progress.phase {
+            Phase::Queued => 1,
+            Phase::Loading => 2,
+            Phase::Prefill => 3,
+            Phase::Decode => 4,
+        };
+        self.0.store(phase << 32 | u64::from(progress.queue_position), Ordering::Relaxed);
+    }
+
+    /// Where it is; `None` when nobody has said anything yet.
+    #[must_use]
+    pub fn now(&self) -> Option<Progress> {
+        let noted = self.0.load(Ordering::Relaxed);
+        let phase = match noted >> 32 {
+            1 => Phase::Queued,
+            2 => Phase::Loading,
+            3 => Phase::Prefill,
+            4 => Phase::Decode,
+            _ => return None,
+        };
+        Some(Progress { phase, queue_position: noted as u32 })
+    }
+}
+
 /// A piece of an answer.
 ///
 /// A streamed answer is cut only between server-sent events, so that whoever holds a chunk holds whole
@@ -124,6 +156,8 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Written.
     pub completion_tokens: u64,
+    /// Of those read, the ones that were in a cache of the backend, where it told.
+    pub cached_tokens: Option<u64>,
 }
 
 /// Why a call failed, in a form that can travel.

@@ -1,12 +1,13 @@
 //! What a caller wants.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{FeatureSet, Kind, ModalitySet, Operation, Reuse};
+use super::{FeatureSet, Kind, ModalitySet, Operation, Reuse, Whereabouts};
 
 /// What a caller wants: every API request becomes one.
 #[derive(Debug, Clone)]
@@ -33,6 +34,30 @@ pub struct Intent {
     pub headers: BTreeMap<String, String>,
     /// Whether an answer that was given before will do.
     pub reuse: Reuse,
+    /// What shall be done when something goes wrong.
+    pub handling: Handling,
+    /// Where its prompt can be cut so that another may begin alike; the longest last. Empty where nobody keeps prompts.
+    pub prefix: Vec<Mark>,
+    /// Where to note how far it is, for whoever waits for the answer.
+    pub whereabouts: Option<Arc<Whereabouts>>,
+}
+
+/// The end of a part of a prompt: equal hashes mean equal prompts up to here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Of everything up to here. Only ever compared on the node that made it.
+    pub hash: u64,
+    /// Estimate of the tokens up to here.
+    pub tokens: u32,
+}
+
+/// What a caller wants done when something goes wrong; `None` leaves it to the owner's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Handling {
+    /// Whether another node may go on with a streamed answer whose node is lost.
+    pub failover: Option<bool>,
+    /// Whether a second node may be asked when the first takes unusually long.
+    pub hedge: Option<bool>,
 }
 
 /// What the caller said about who shall do it.

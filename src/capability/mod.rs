@@ -14,8 +14,10 @@ mod reuse;
 mod set;
 
 pub use advert::{Advert, Capability, CapabilityId, Cost, Meaning, QuantizedVector, Residency, VectorSource, limits};
-pub use call::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Rejection, Usage};
-pub use intent::{Intent, Preference, Requirements, Target};
+pub use call::{
+    Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Rejection, Usage, Whereabouts,
+};
+pub use intent::{Handling, Intent, Mark, Preference, Requirements, Target};
 pub use kind::{Kind, KindError};
 /// The identity of a node: the hash of its public key.
 pub use libp2p::PeerId;

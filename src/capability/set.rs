@@ -186,7 +186,8 @@ named_set! {
         Streaming = "streaming",
         /// Reports its thinking.
         Thinking = "thinking",
-        /// Continues a partial assistant message.
+        /// Continues a last assistant message that is given with `continue_final_message: true` and
+        /// `add_generation_prompt: false`.
         Prefill = "prefill",
         /// Answers from the owner's documents.
         Rag = "rag",

@@ -70,22 +70,35 @@ async fn print_stream(response: reqwest::Response, output: &mut Output<'_>) -> R
     let mut bytes = response.bytes_stream();
     let mut events = Events::default();
     let mut last = String::new();
+    let mut waits = false;
     let outcome = loop {
         let (event, at_end) = match events.next_event() {
             Some(event) => (Some(event), false),
-            None => match bytes.next().await {
-                Some(Ok(chunk)) => {
-                    if let Err(error) = events.push(&chunk) {
-                        break Err(CliError::Failed(error.to_string()));
+            None => {
+                if let Some(progress) = events.comment().as_deref().and_then(progress) {
+                    // In the middle of a text there is no place for it.
+                    if last.is_empty() {
+                        output.waiting(&progress);
+                        waits = true;
                     }
-                    continue;
                 }
-                Some(Err(error)) => break Err(broken_off(&error)),
-                None => (events.finish(), true),
-            },
+                match bytes.next().await {
+                    Some(Ok(chunk)) => {
+                        if let Err(error) = events.push(&chunk) {
+                            break Err(CliError::Failed(error.to_string()));
+                        }
+                        continue;
+                    }
+                    Some(Err(error)) => break Err(broken_off(&error)),
+                    None => (events.finish(), true),
+                }
+            }
         };
         match event.map(|event| said(&event)) {
             Some(Said::Text(text)) => {
+                if !text.is_empty() && std::mem::take(&mut waits) {
+                    output.waiting("");
+                }
                 output.stream(&text)?;
                 if !text.is_empty() {
                     last = text;
@@ -101,6 +114,9 @@ async fn print_stream(response: reqwest::Response, output: &mut Output<'_>) -> R
             ));
         }
     };
+    if waits {
+        output.waiting("");
+    }
     end_line(&last, output)?;
     outcome
 }
@@ -108,6 +124,27 @@ async fn print_stream(response: reqwest::Response, output: &mut Output<'_>) -> R
 /// Leaves the cursor at the start of a line.
 fn end_line(text: &str, output: &mut Output<'_>) -> io::Result<()> {
     if text.ends_with('\n') { Ok(()) } else { output.stream("\n") }
+}
+
+/// What a comment of the stream says of an answer that is waited for, or of one that goes on elsewhere.
+fn progress(comment: &str) -> Option<String> {
+    let said = comment.strip_prefix("atmosphere ")?;
+    let (word, rest) = said.split_once(' ').unwrap_or((said, ""));
+    let field = |key: &str| {
+        let at = rest.find(key)? + key.len();
+        rest[at..].split(' ').next().map(name)
+    };
+    match word {
+        "queued" => Some(match field("position=") {
+            Some(position) => format!("waiting, place {position} in the queue"),
+            None => "waiting in the queue".to_owned(),
+        }),
+        "loading" => Some("loading the model".to_owned()),
+        "prefill" => Some("reading the prompt".to_owned()),
+        "failover" => Some(format!("{}; looking for another", name(rest))),
+        "continued" => Some(format!("{} goes on with the answer", field("node=").unwrap_or_default())),
+        _ => None,
+    }
 }
 
 /// What one event says.
@@ -133,6 +170,24 @@ fn said(event: &[u8]) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_comment_says_what_is_waited_for() {
+        for (comment, said) in [
+            ("atmosphere queued position=3", Some("waiting, place 3 in the queue")),
+            ("atmosphere loading", Some("loading the model")),
+            ("atmosphere prefill", Some("reading the prompt")),
+            (
+                "atmosphere failover m on gpu was lost in the middle of it",
+                Some("m on gpu was lost in the middle of it; looking for another"),
+            ),
+            ("atmosphere continued node=nas model=m by=replay", Some("nas goes on with the answer")),
+            ("atmosphere node=gpu model=m", None),
+            ("keepalive", None),
+        ] {
+            assert_eq!(progress(comment).as_deref(), said, "{comment}");
+        }
+    }
 
     #[test]
     fn an_event_is_text_the_end_or_an_error() {

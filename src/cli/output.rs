@@ -129,6 +129,14 @@ impl Output<'_> {
         let _ = writeln!(self.err, "{}", text.as_ref());
     }
 
+    /// Says what is waited for, in place of what it said before; nothing where no person looks.
+    pub(super) fn waiting(&mut self, text: &str) {
+        if self.look.terminal {
+            let _ = write!(self.err, "\r\x1b[2K{}", harmless(text));
+            let _ = self.err.flush();
+        }
+    }
+
     /// Writes JSON as the API sent it, with a line end.
     pub(super) fn json(&mut self, body: &[u8]) -> io::Result<()> {
         self.out.write_all(body.trim_ascii_end())?;

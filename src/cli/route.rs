@@ -137,7 +137,12 @@ fn made_of(candidate: &Candidate) -> String {
         .iter()
         .filter_map(|(part, word)| Some((word, candidate.part(part)?)))
         .filter(|(_, ms)| *ms > 0.0 && *ms >= whole * MATTERS)
-        .map(|(word, ms)| format!("{word} {}", milliseconds(ms)))
+        .map(|(word, ms)| match candidate.part("cached_tokens") {
+            Some(cached) if *word == "read" && cached >= 1.0 => {
+                format!("{word} {} ({cached:.0} tokens cached)", milliseconds(ms))
+            }
+            _ => format!("{word} {}", milliseconds(ms)),
+        })
         .collect::<Vec<_>>()
         .join(", ")
 }

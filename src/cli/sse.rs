@@ -13,6 +13,8 @@ pub(super) struct Events {
     buffer: BytesMut,
     data: Vec<u8>,
     has_data: bool,
+    /// The last comment that has not been asked for.
+    comment: Option<String>,
 }
 
 /// An event is longer than anything that a model says.
@@ -35,11 +37,20 @@ impl Events {
         while let Some(end) = memchr::memchr(b'\n', &self.buffer) {
             let line = self.buffer.split_to(end + 1);
             let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
+            if let Some(comment) = line.strip_prefix(b":") {
+                self.comment = Some(String::from_utf8_lossy(comment).trim().to_owned());
+                continue;
+            }
             if let Some(event) = take_line(line, &mut self.data, &mut self.has_data) {
                 return Some(event);
             }
         }
         None
+    }
+
+    /// The last comment that came since this was asked.
+    pub(super) fn comment(&mut self) -> Option<String> {
+        self.comment.take()
     }
 
     /// The data of the last event when the stream ended without the blank line after it.

@@ -11,8 +11,9 @@ use super::fields::{self, FIELDS, OTHER_VARIABLES, near};
 use super::problem::{ConfigError, Fault, Origin, Problem};
 use super::source::{FlagValue, Layered, Sources, read_file};
 use super::{
-    Admit, ApiConfig, CacheConfig, CacheMode, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, EmbedderConfig, EmbedderKind,
-    LogConfig, LogFormat, MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias, backend, data_dir, parse,
+    Admit, ApiConfig, CacheConfig, CacheMode, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, DispatchConfig,
+    EmbedderConfig, EmbedderKind, LogConfig, LogFormat, MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias,
+    backend, data_dir, parse,
 };
 use crate::mesh::{DEFAULT_LIFETIME, MAX_SEEDS, Seed, Token};
 use crate::telemetry::DEFAULT_FILTER;
@@ -57,6 +58,8 @@ const CACHE_TTL: Duration = Duration::from_secs(3600);
 const QUEUE: usize = 64;
 /// A backend that sets no limit batches by itself, or is a cloud; here sockets and memory begin to count.
 const CONCURRENCY: u32 = 256;
+/// Enough for a node that dies under load; an outage of all nodes is not made much worse by it.
+const RETRY_SHARE: f64 = 0.2;
 /// A shorter key is guessed, or is a placeholder.
 const MIN_KEY_CHARS: usize = 8;
 
@@ -210,7 +213,15 @@ impl Reader {
                 answers: self.get("cache.answers", CACHE_ANSWERS, parse::count(1, 10_000_000)),
                 ttl: self.get("cache.ttl", CACHE_TTL, parse::duration(secs(1), secs(30 * 24 * 3600))),
             },
-            router: RouterConfig { aliases: self.many("router.aliases", alias::aliases) },
+            router: RouterConfig {
+                aliases: self.many("router.aliases", alias::aliases),
+                affinity: self.get("router.affinity", true, parse::boolean),
+            },
+            dispatch: DispatchConfig {
+                failover: self.get("dispatch.failover", true, parse::boolean),
+                hedge: self.get("dispatch.hedge", false, parse::boolean),
+                retry_share: self.get("dispatch.retry_share", RETRY_SHARE, parse::share),
+            },
             provider: ProviderConfig {
                 queue: self.get("provider.queue", QUEUE, parse::count(0, 65_536)),
                 concurrency: self.get("provider.concurrency", CONCURRENCY, |value| {

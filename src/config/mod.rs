@@ -78,6 +78,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// The router.
     pub router: RouterConfig,
+    /// What is done when something goes wrong with a request.
+    pub dispatch: DispatchConfig,
     /// What runs calls on this node.
     pub provider: ProviderConfig,
     /// What turns text into vectors.
@@ -168,10 +170,23 @@ pub struct CacheConfig {
 }
 
 /// The router.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RouterConfig {
+    /// Requests that begin alike go to a node that has read that beginning, while it is worth it.
+    pub affinity: bool,
     /// Names of the owner's own, each for models in order of preference or for a wish.
     pub aliases: BTreeMap<String, Alias>,
+}
+
+/// What is done when something goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DispatchConfig {
+    /// Another node goes on with a streamed answer whose node is lost, where that is honest.
+    pub failover: bool,
+    /// A second node is asked when the first takes unusually long to begin.
+    pub hedge: bool,
+    /// Share of the requests up to which more is tried than once.
+    pub retry_share: f64,
 }
 
 /// What runs calls on this node.

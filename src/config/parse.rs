@@ -97,6 +97,21 @@ pub(super) fn count(min: usize, max: usize) -> impl Fn(&Value) -> Result<usize, 
     }
 }
 
+/// A share of a whole: `0.2`, or `20%`.
+pub(super) fn share(value: &Value) -> Result<f64, String> {
+    let text = scalar(value).unwrap_or_default();
+    let (number, whole) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim(), 100.0),
+        None => (text.as_str(), 1.0),
+    };
+    number
+        .parse::<f64>()
+        .ok()
+        .map(|number| number / whole)
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "not a share; give a number from 0 to 1, such as 0.2, or one such as \"20%\"".into())
+}
+
 /// A length of time such as `90s` or `2m 30s`, within bounds.
 pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&Value) -> Result<Duration, String> {
     move |value| {

@@ -104,6 +104,10 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "cache.answers" => number(config.cache.answers),
         "cache.ttl" => time(config.cache.ttl),
         "router.aliases" => aliases(&config.router.aliases),
+        "router.affinity" => Value::Boolean(config.router.affinity),
+        "dispatch.failover" => Value::Boolean(config.dispatch.failover),
+        "dispatch.hedge" => Value::Boolean(config.dispatch.hedge),
+        "dispatch.retry_share" => Value::Float(config.dispatch.retry_share),
         "provider.queue" => number(config.provider.queue),
         "provider.concurrency" => number(config.provider.concurrency),
         "embedder.kind" => text(&match config.embedder.kind {

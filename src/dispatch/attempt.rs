@@ -22,7 +22,7 @@ pub(super) struct Limits {
     pub(super) open: Duration,
     /// Between two frames.
     pub(super) silence: Duration,
-    /// Without content, queueing and loading aside, while somebody else could be asked. `None`: no limit but the deadline.
+    /// Without content, queueing and loading aside, until somebody else is asked too. `None`: nobody is.
     pub(super) patience: Option<Duration>,
     /// Whether a stream was asked for.
     pub(super) stream: bool,
@@ -81,9 +81,13 @@ pub(super) struct Course {
     pub(super) loading: Option<Duration>,
     pub(super) first_chunk: Option<Instant>,
     pub(super) load: Option<Load>,
+    /// The load when it was accepted.
+    accepted: Option<Load>,
     pub(super) usage: Option<Usage>,
     phase: Phase,
     queue_position: u32,
+    /// Whether the callee has said where it is.
+    told: bool,
     /// Events that came: what is known of the number of tokens when the backend does not tell.
     pub(super) events: u64,
 }
@@ -96,14 +100,19 @@ impl Course {
             loading: None,
             first_chunk: None,
             load: None,
+            accepted: None,
             usage: None,
             phase: Phase::Prefill,
             queue_position: 0,
+            told: false,
             events: 0,
         }
     }
 
-    fn progress(&mut self, progress: Progress, now: Instant) {
+    /// Whether it says anything new.
+    fn progress(&mut self, progress: Progress, now: Instant) -> bool {
+        let new = !self.told || (self.phase, self.queue_position) != (progress.phase, progress.queue_position);
+        self.told = true;
         self.phase = progress.phase;
         self.queue_position = progress.queue_position;
         match progress.phase {
@@ -115,6 +124,7 @@ impl Course {
             }
             Phase::Prefill | Phase::Decode => {}
         }
+        new
     }
 
     /// A piece of content came.
@@ -127,6 +137,18 @@ impl Course {
     pub(super) fn end(&mut self, usage: Option<Usage>, load: Option<Load>) {
         self.usage = usage;
         self.load = load.or(self.load);
+    }
+
+    /// Calls that ran beside it, on average of its begin and its end, as far as the callee told.
+    pub(super) fn company(&self) -> f64 {
+        // It was one of those that ran when it was accepted, and is none of them at its end.
+        let first = self.accepted.map(|load| load.running.saturating_sub(1));
+        let last = self.load.map(|load| load.running);
+        match (first, last) {
+            (Some(first), Some(last)) => f64::from(first + last) / 2.0,
+            (Some(one), None) | (None, Some(one)) => f64::from(one),
+            (None, None) => 0.0,
+        }
     }
 
     /// From the start of the work to the first chunk.
@@ -144,10 +166,13 @@ impl Course {
     }
 }
 
-/// Opens a call and waits for its first content.
+/// Opens a call and waits for its first content. `late` is called once when that takes longer than the limits have patience
+/// for, and `told` whenever the callee says something new of where the call is.
 pub(super) async fn begin(
     open: impl Future<Output = Result<FrameStream, Failure>>,
     limits: Limits,
+    late: &(dyn Fn() + Sync),
+    told: &(dyn Fn(Progress) + Sync),
 ) -> Result<Begun, Box<Failed>> {
     let start = Instant::now();
     let mut course = Course::new(start);
@@ -172,7 +197,7 @@ pub(super) async fn begin(
         Err(_) => return Err(no_answer(&course)),
     };
     match alarm.until(opened, source.next()).await {
-        Ok(Some(Frame::Accepted(load))) => course.load = Some(load),
+        Ok(Some(Frame::Accepted(load))) => (course.load, course.accepted) = (Some(load), Some(load)),
         Ok(Some(Frame::Rejected(rejection))) => {
             let load = rejection.load;
             let failure = failures::of_rejection(rejection);
@@ -191,7 +216,7 @@ pub(super) async fn begin(
         Err(_) => return Err(no_answer(&course)),
     }
     course.working_since = Instant::now();
-    first_content(source, course, start, limits, alarm).await
+    first_content(source, course, start, limits, alarm, late, told).await
 }
 
 async fn first_content(
@@ -200,16 +225,23 @@ async fn first_content(
     start: Instant,
     limits: Limits,
     mut alarm: Alarm,
+    late: &(dyn Fn() + Sync),
+    told: &(dyn Fn(Progress) + Sync),
 ) -> Result<Begun, Box<Failed>> {
     let mut data = Vec::new();
     let mut content_type = None;
+    let mut patient = limits.patience;
     loop {
-        let patience = limits.patience.map_or(limits.deadline, |patience| course.working_since + patience);
+        let patience = patient.map_or(limits.deadline, |patience| course.working_since + patience);
         let silent = Instant::now() + limits.silence;
         let next = alarm.until(silent.min(patience).min(limits.deadline), source.next()).await;
         let now = Instant::now();
         match next {
-            Ok(Some(Frame::Progress(progress))) => course.progress(progress, now),
+            Ok(Some(Frame::Progress(progress))) => {
+                if course.progress(progress, now) {
+                    told(progress);
+                }
+            }
             Ok(Some(Frame::Chunk(Chunk { data: piece, content_type: media }))) => {
                 content_type = content_type.or(media);
                 if limits.stream && failures::is_comment(&piece) {
@@ -238,10 +270,10 @@ async fn first_content(
                 return Err(failed(failure, Blame::Node, course.load));
             }
             Err(_) if now >= limits.deadline => return Err(timed_out(&course, start, &limits)),
-            Err(_) if now >= patience => {
-                let waited = now.saturating_duration_since(course.working_since).as_secs_f64();
-                let failure = Failure::new(ErrorClass::Timeout, format!("no answer had begun after {waited:.1} s"));
-                return Err(failed(failure, Blame::Capability, course.load));
+            Err(_) if now >= patience && patient.is_some() => {
+                // It is not cut off: it may be reading a long prompt.
+                patient = None;
+                late();
             }
             Err(_) => {
                 let message = format!("it fell silent for {:.1} s", limits.silence.as_secs_f64());

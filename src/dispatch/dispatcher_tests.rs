@@ -1,65 +1,20 @@
 //! What a caller gets, whatever the nodes do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::capability::{Phase, Rejection, Target, Usage};
-use crate::dispatch::testing::{Backend, Nodes, One, accepted, at, chunk, end, frames, hanging};
-use crate::dispatch::{LocalSettings, ReplyBody};
+use crate::capability::{Call, Frame, FrameStream, PeerId, Phase, Rejection, Target, Usage};
+use crate::dispatch::LocalSettings;
+use crate::dispatch::testing::{Backend, Nodes, One, World, accepted, at, chunk, end, frames, hanging, streamed, text};
 use crate::router::testing::{catalog, chat_model, intent};
-use crate::router::{Outcome, Signals};
-
-/// A mesh of this node, which has nothing, and others in the order in which they are tried.
-struct World {
-    dispatcher: Dispatcher,
-    nodes: Arc<Nodes>,
-    others: Vec<PeerId>,
-    events: EventBus,
-}
-
-impl World {
-    fn new(count: usize) -> Self {
-        let mut others: Vec<_> = std::iter::repeat_with(PeerId::random).take(count).collect();
-        // Equals are tried in the order of their ids.
-        others.sort_unstable();
-        let names = ["a", "b", "c", "d", "e", "f"];
-        let mesh = others.iter().zip(names).map(|(node, name)| (*node, name, vec![chat_model("model", 7)])).collect();
-        let own = PeerId::random();
-        let router = Router::new(catalog(mesh), Arc::new(Signals::new(own)), Default::default(), own);
-        let nothing = One(Arc::new(Backend::new(|_| frames(vec![]))), Arc::new(chat_model("own", 7)));
-        let local = Arc::new(Local::new(Arc::new(nothing), LocalSettings::default()));
-        let nodes = Arc::new(Nodes::default());
-        let events = EventBus::default();
-        let remote: Arc<dyn Remote> = Arc::clone(&nodes) as _;
-        let dispatcher = Dispatcher::new(Arc::new(router), local, remote, events.clone(), Settings::default());
-        Self { dispatcher, nodes, others, events }
-    }
-
-    async fn ask(&self) -> Result<Reply, DispatchError> {
-        self.dispatcher.dispatch(streamed(Some("model"))).await
-    }
-
-    fn in_flight(&self) -> u32 {
-        let id = chat_model("model", 7).id;
-        self.others.iter().map(|node| self.dispatcher.router.signals().in_flight(node, &id)).sum()
-    }
-
-    fn outcome(&self) -> (Outcome, Vec<String>) {
-        let logged = self.dispatcher.router.log().latest(1).remove(0);
-        (logged.outcome, logged.attempts.into_iter().map(|attempt| attempt.result).collect())
-    }
-}
-
-fn streamed(model: Option<&str>) -> Intent {
-    let mut intent = intent(model);
-    intent.requirements.stream = true;
-    intent
-}
+use crate::router::{Outcome, Role, Signals};
 
 fn served(_: Call) -> FrameStream {
-    let usage = Some(Usage { prompt_tokens: 5, completion_tokens: 2 });
+    let usage = Some(Usage { prompt_tokens: 5, completion_tokens: 2, ..Usage::default() });
     frames(vec![
         accepted(),
         at(Phase::Prefill),
@@ -71,20 +26,6 @@ fn served(_: Call) -> FrameStream {
 
 fn failure(class: ErrorClass) -> Failure {
     Failure::new(class, format!("{class:?}"))
-}
-
-async fn text(mut body: ReplyBody) -> (String, Option<Failure>) {
-    let mut text = String::new();
-    while let Some(piece) = body.next().await {
-        match piece {
-            Ok(piece) => text.push_str(std::str::from_utf8(&piece).expect("text")),
-            Err(failure) => {
-                assert!(body.next().await.is_none(), "nothing comes after a failure");
-                return (text, Some(failure));
-            }
-        }
-    }
-    (text, None)
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +62,7 @@ async fn before_the_first_content_every_kind_of_failure_moves_on() {
         let (outcome, attempts) = world.outcome();
         assert_eq!((outcome, attempts.len(), attempts[1].as_str()), (Outcome::Served, 2, "ok"), "{name}");
         let id = chat_model("model", 7).id;
-        let signals = world.dispatcher.router.signals();
+        let signals = world.dispatcher.router().signals();
         assert!(signals.cooling(&world.others[0], &id, std::time::Instant::now()).is_some(), "{name}: it rests");
     }
 }
@@ -347,6 +288,91 @@ async fn patience_with_a_backend_that_hangs_ends_while_there_is_somebody_else() 
     assert_eq!(reply.attempts, 2);
 }
 
+/// A callee that reads the prompt for so long, with a heartbeat, and then answers.
+fn reading(time: Duration) -> FrameStream {
+    let until = Instant::now() + time;
+    let beats = futures::stream::unfold((), move |()| async move {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        (Instant::now() < until).then(|| (at(Phase::Prefill), ()))
+    });
+    let answer = frames(vec![chunk("data: {1}\n\n"), end()]);
+    Box::pin(futures::stream::iter([accepted()]).chain(beats).chain(answer))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prompt_that_takes_ten_minutes_to_read_is_never_cut() {
+    let ten_minutes = Duration::from_secs(600);
+    // Alone; beside others that are busy or broken; and beside one that is no faster.
+    type Other = fn() -> FrameStream;
+    let others: [Option<Other>; 4] = [
+        None,
+        Some(|| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Unavailable))])),
+        Some(|| {
+            let retry_after = Some(Duration::from_secs(3));
+            frames(vec![Frame::Rejected(Rejection { reason: "full".into(), retry_after, load: None })])
+        }),
+        Some(|| reading(Duration::from_secs(3000))),
+    ];
+    for (row, other) in others.into_iter().enumerate() {
+        let world = World::new(if other.is_some() { 2 } else { 1 });
+        world.nodes.answer(world.others[0], move |_| reading(ten_minutes));
+        if let Some(other) = other {
+            world.nodes.answer(world.others[1], move |_| other());
+        }
+        let mut intent = streamed(Some("model"));
+        intent.deadline = Duration::from_secs(3600);
+        let start = Instant::now();
+        let reply = world.dispatcher.dispatch(intent).await.unwrap_or_else(|error| panic!("row {row}: {error}"));
+        assert_eq!(reply.served.node, world.others[0], "row {row}");
+        assert_eq!(text(reply.body).await, ("data: {1}\n\n".to_owned(), None));
+        assert!(start.elapsed() >= ten_minutes && world.in_flight() == 0, "row {row}");
+        let id = chat_model("model", 7).id;
+        let cooling = world.dispatcher.router().signals().cooling(&world.others[0], &id, std::time::Instant::now());
+        assert_eq!(cooling, None, "row {row}: slow is not broken");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_asks_a_second_node_and_gives_up_the_slower() {
+    for hedge in [None, Some(false), Some(true)] {
+        let world = World::new(3);
+        let (keep, gone) = oneshot::channel::<()>();
+        let keep = std::sync::Mutex::new(Some(keep));
+        world.nodes.answer(world.others[0], move |_| {
+            let keep = keep.lock().expect("no panic").take().expect("called once");
+            let reading = reading(Duration::from_secs(20));
+            Box::pin(reading.inspect(move |_| {
+                let _ = &keep;
+            }))
+        });
+        world.nodes.answer(world.others[1], served);
+        let mut intent = streamed(Some("model"));
+        intent.handling.hedge = hedge;
+        let start = Instant::now();
+        let reply = world.dispatcher.dispatch(intent).await.expect("an answer");
+        let hedged = hedge == Some(true);
+        assert_eq!((reply.served.node == world.others[1], reply.attempts), (hedged, 1 + u32::from(hedged)));
+        assert_eq!(start.elapsed() < Duration::from_secs(15), hedged, "{:?}", start.elapsed());
+        if hedged {
+            assert!(gone.await.is_err(), "the slower call is given up");
+            let logged = world.dispatcher.router().log().latest(1).remove(0);
+            let tried: Vec<_> = logged.attempts.iter().map(|it| (it.role, it.result.as_str())).collect();
+            assert_eq!(tried, [(Role::First, "overtaken by b")]);
+        }
+        text(reply.body).await;
+        assert_eq!(world.in_flight(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_and_hedges_keep_to_their_budget() {
+    let mut world = World::new(2);
+    world.dispatcher = world.dispatcher.with_settings(Settings { retry_share: 0.0, ..Settings::default() });
+    world.nodes.answer(world.others[0], |_| frames(vec![accepted(), Frame::Error(failure(ErrorClass::Unavailable))]));
+    let error = world.ask().await.expect_err("nothing is tried twice");
+    assert_eq!((error.attempts, world.nodes.called.lock().len()), (1, 1));
+}
+
 #[tokio::test]
 async fn when_the_caller_leaves_the_work_stops() {
     // Before the first content, which for an answer in one piece is all the time.
@@ -470,6 +496,8 @@ async fn watchers_see_the_decision_and_the_end() {
         (decision.kind, &decision.data["id"], &decision.data["node_name"]),
         ("decision", &id.as_str().into(), &"a".into())
     );
+    let progress = watch.recv().await.expect("an event");
+    assert_eq!((progress.kind, &progress.data["phase"]), ("call.progress", &"prefill".into()));
     let end = watch.recv().await.expect("an event");
     assert_eq!((end.kind, &end.data["status"], &end.data["completion_tokens"]), ("call.end", &200.into(), &2.into()));
 }

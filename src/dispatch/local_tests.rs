@@ -38,7 +38,7 @@ fn position_of(frame: Option<&Frame>) -> u32 {
 
 #[tokio::test]
 async fn an_answer_is_accepted_first_and_ends_with_the_load() {
-    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 1 });
+    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 1, ..Usage::default() });
     let (local, model) =
         local(Backend::new(move |_| script(vec![chunk("data: 1\n\n"), Frame::End { usage, load: None }])));
     let frames = all(local.run(call(&model, MINUTE), None)).await;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::attempt::{Blame, Course};
-use crate::capability::{Failure, Load};
-use crate::router::{Attempt, Candidate, Decision, InFlight, Observation, Outcome, Router};
+use crate::capability::{Failure, Load, PeerId, Usage};
+use crate::router::{Attempt, Candidate, Decision, InFlight, Observation, Outcome, Parts, Role, Router};
 use crate::telemetry::EventBus;
 
 /// The account of one request.
@@ -21,16 +21,18 @@ pub(super) struct Record {
     streamed: bool,
     decodes: bool,
     started: Instant,
-    current: Option<Current>,
+    /// The attempts under way: one, or two of which the slower will be given up.
+    current: Vec<Current>,
     /// Who answered with an error, since when: theirs, if somebody else serves the request; else perhaps the request's.
     suspects: Vec<(usize, Instant)>,
     attempts: u32,
     open: bool,
 }
 
-/// The attempt under way.
+/// An attempt under way.
 struct Current {
     candidate: usize,
+    role: Role,
     began: Instant,
     in_flight: InFlight,
 }
@@ -73,7 +75,7 @@ impl Record {
             streamed,
             decodes,
             started: Instant::now(),
-            current: None,
+            current: Vec::new(),
             suspects: Vec::new(),
             attempts: 0,
             open: true,
@@ -86,25 +88,25 @@ impl Record {
     }
 
     /// The candidate at that place is about to be tried.
-    pub(super) fn attempt(&mut self, candidate: usize) {
+    pub(super) fn attempt(&mut self, candidate: usize, role: Role) {
         if let Some(chosen) = self.decision.candidates.get(candidate) {
             let in_flight = self.router.signals().begin(&chosen.node, &chosen.capability.id);
             self.attempts += 1;
-            self.current = Some(Current { candidate, began: Instant::now(), in_flight });
+            self.current.push(Current { candidate, role, began: Instant::now(), in_flight });
         }
     }
 
     /// The callee told its load.
-    pub(super) fn load(&self, load: Option<Load>) {
-        if let (Some(load), Some(candidate)) = (load, self.candidate()) {
+    pub(super) fn load(&self, candidate: usize, load: Option<Load>) {
+        if let (Some(load), Some(candidate)) = (load, self.decision.candidates.get(candidate)) {
             let signals = self.router.signals();
             signals.observe_load(&candidate.node, &candidate.capability.id, load, Instant::now());
         }
     }
 
-    /// The present attempt failed; the request may go on.
-    pub(super) fn attempt_failed(&mut self, failure: &Failure, blame: Blame) {
-        let Some(current) = self.current.take() else { return };
+    /// The attempt at the candidate of that place failed; the request may go on.
+    pub(super) fn attempt_failed(&mut self, candidate: usize, failure: &Failure, blame: Blame) {
+        let Some(current) = self.take(candidate) else { return };
         let Some(candidate) = self.decision.candidates.get(current.candidate) else { return };
         let (node, id, now) = (&candidate.node, &candidate.capability.id, Instant::now());
         let signals = self.router.signals();
@@ -116,37 +118,81 @@ impl Record {
             Blame::Node => signals.fail_node(node, current.began, now),
         }
         drop(current.in_flight);
-        self.log_attempt(candidate, &failure.message, current.began.elapsed());
+        self.log_attempt(candidate, current.role, &failure.message, current.began.elapsed());
         tracing::debug!(
             request = %self.request_id, node = %candidate.node_name, model = %candidate.capability.name,
             class = ?failure.class, "an attempt failed"
         );
     }
 
-    /// The answer is complete.
-    pub(super) fn served(mut self, course: &Course) {
-        let Some(current) = self.current.take() else { return };
+    /// The attempt at the candidate of that place is given up, since another has begun. `hung`: after far longer than expected.
+    pub(super) fn overtaken(&mut self, candidate: usize, by: usize, hung: bool) {
+        let Some(current) = self.take(candidate) else { return };
+        let Some(candidate) = self.decision.candidates.get(candidate) else { return };
+        let now = Instant::now();
+        if hung {
+            let signals = self.router.signals();
+            signals.fail_capability(&candidate.node, &candidate.capability.id, current.began, now);
+        }
+        drop(current.in_flight);
+        let by = self.decision.candidates.get(by).map_or("another", |by| &by.node_name);
+        self.log_attempt(candidate, current.role, &format!("overtaken by {by}"), current.began.elapsed());
+    }
+
+    /// Somebody goes on with an answer that was lost in the middle.
+    pub(super) fn went_on(
+        &self,
+        from: Option<(&PeerId, &str)>,
+        to: &Candidate,
+        way: &str,
+        characters: usize,
+        gap: Duration,
+    ) {
+        tracing::info!(request = %self.request_id, to = %to.node_name, way, characters, "an answer goes on elsewhere");
+        self.events.emit("call.failover", || {
+            json!({
+                "decision": self.decision.id,
+                "request": self.request_id,
+                "from": from.map(|(node, _)| node.to_base58()),
+                "from_name": from.map(|(_, name)| name),
+                "node": to.node.to_base58(),
+                "node_name": &*to.node_name,
+                "model": to.capability.name,
+                "by": way,
+                "after_characters": characters,
+                "gap_ms": u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
+            })
+        });
+    }
+
+    /// All of the answer was there, though whoever gave it did not say so at the end.
+    pub(super) fn complete(mut self) {
+        self.close(Outcome::Served, 200, None, None);
+    }
+
+    /// The answer is complete. `whole`: what it took, where more than one had a part in it.
+    pub(super) fn served(mut self, candidate: usize, course: &Course, whole: Option<Usage>) {
+        let Some(current) = self.take(candidate) else { return };
         if let Some(candidate) = self.decision.candidates.get(current.candidate) {
             // Before the load: the report of a finished call does not hold it any more.
             drop(current.in_flight);
             let (node, id, now) = (&candidate.node, &candidate.capability.id, Instant::now());
-            let seen = self.observation(course, current.began);
+            let seen = self.observation(course, current.began, &candidate.parts, current.role);
             self.router.signals().succeed(node, id, seen, now);
             if let Some(load) = course.load {
                 self.router.signals().observe_load(node, id, load, now);
             }
-            self.log_attempt(candidate, "ok", current.began.elapsed());
+            self.log_attempt(candidate, current.role, "ok", current.began.elapsed());
         }
         self.judge_suspects(true);
-        let tokens = course.usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
+        let tokens = whole.or(course.usage).map(|usage| (usage.prompt_tokens, usage.completion_tokens));
         self.close(Outcome::Served, 200, Some(current.candidate), tokens);
     }
 
     /// Nobody answered, or the answer broke off.
     pub(super) fn failed(mut self, failure: &Failure) {
-        let served = self.current.as_ref().map(|current| current.candidate);
         let outcome = Outcome::Failed { code: failure.status, message: failure.message.clone() };
-        self.close(outcome, failure.status, served, None);
+        self.close(outcome, failure.status, None, None);
     }
 
     /// A request that somebody served was sound, and those who failed it did; one that nobody served may be at fault itself.
@@ -162,8 +208,15 @@ impl Record {
         }
     }
 
-    fn observation(&self, course: &Course, began: Instant) -> Option<Observation> {
+    fn observation(&self, course: &Course, began: Instant, parts: &Parts, role: Role) -> Option<Observation> {
         let first_chunk = course.until_first_chunk()?;
+        // A continuation is another request than the one that was predicted.
+        let predicted = matches!(role, Role::First | Role::Retry | Role::Hedge).then(|| {
+            let decode_ms = if self.streamed { 0.0 } else { parts.decode_ms };
+            parts.rtt_ms + parts.queue_ms + parts.load_ms + parts.prefill_ms + decode_ms
+        });
+        let first_after = course.first_chunk.map(|first| first.into_std().saturating_duration_since(began));
+        let first_ratio = first_after.zip(predicted).map(|(after, ms)| after.as_secs_f64() * 1e3 / ms.max(0.1));
         let rest = course.first_chunk.map(|first| first.into_std().elapsed()).unwrap_or_default();
         let usage = course.usage;
         Some(Observation {
@@ -174,18 +227,24 @@ impl Record {
             completion_tokens: usage.map_or(course.events, |usage| usage.completion_tokens),
             streamed: self.streamed,
             decodes: self.decodes,
+            first_ratio,
+            company: course.company(),
+            cached_tokens: usage.and_then(|usage| usage.cached_tokens),
+            warm_tokens: if role == Role::Prefill { 0.0 } else { parts.warm_tokens },
         })
     }
 
-    fn candidate(&self) -> Option<&Candidate> {
-        self.current.as_ref().and_then(|current| self.decision.candidates.get(current.candidate))
+    fn take(&mut self, candidate: usize) -> Option<Current> {
+        let at = self.current.iter().position(|current| current.candidate == candidate)?;
+        Some(self.current.swap_remove(at))
     }
 
-    fn log_attempt(&self, candidate: &Candidate, result: &str, elapsed: Duration) {
+    fn log_attempt(&self, candidate: &Candidate, role: Role, result: &str, elapsed: Duration) {
         let attempt = Attempt {
             node: candidate.node,
             node_name: Arc::clone(&candidate.node_name),
             model: candidate.capability.name.clone(),
+            role,
             result: result.to_owned(),
             elapsed,
         };
@@ -224,12 +283,12 @@ impl Drop for Record {
         if !self.open {
             return;
         }
-        let current = self.current.take();
-        if let Some(current) = &current
-            && let Some(candidate) = self.decision.candidates.get(current.candidate)
-        {
-            self.log_attempt(candidate, "the caller left", current.began.elapsed());
+        let left = std::mem::take(&mut self.current);
+        for current in &left {
+            if let Some(candidate) = self.decision.candidates.get(current.candidate) {
+                self.log_attempt(candidate, current.role, "the caller left", current.began.elapsed());
+            }
         }
-        self.close(Outcome::Cancelled, CLIENT_CLOSED, current.map(|current| current.candidate), None);
+        self.close(Outcome::Cancelled, CLIENT_CLOSED, left.first().map(|current| current.candidate), None);
     }
 }

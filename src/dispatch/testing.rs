@@ -9,11 +9,14 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Providers, Remote};
+use super::{DispatchError, Dispatcher, Local, LocalSettings, Providers, Remote, Reply, ReplyBody, Settings};
 use crate::capability::{
-    Call, Capability, CapabilityId, Chunk, Failure, Frame, FrameStream, Load, Operation, PeerId, Progress,
+    Call, Capability, CapabilityId, Chunk, Failure, Frame, FrameStream, Intent, Load, Operation, PeerId, Progress,
 };
 use crate::provider::{Provider, Resolved};
+use crate::router::testing::{catalog, chat_model, intent};
+use crate::router::{Outcome, Router, Signals};
+use crate::telemetry::EventBus;
 
 /// What a backend answers a call with.
 pub(super) type Answer = Box<dyn Fn(Call) -> FrameStream + Send + Sync>;
@@ -139,4 +142,72 @@ pub(super) fn call(capability: &Capability, deadline: std::time::Duration) -> Ca
         deadline,
         headers: Default::default(),
     }
+}
+
+/// A mesh of this node, which has nothing, and others in the order in which they are tried.
+pub(super) struct World {
+    pub(super) dispatcher: Dispatcher,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) others: Vec<PeerId>,
+    pub(super) events: EventBus,
+}
+
+impl World {
+    pub(super) fn new(count: usize) -> Self {
+        Self::of(count, &chat_model("model", 7))
+    }
+
+    /// As many others that all have this model.
+    pub(super) fn of(count: usize, model: &Capability) -> Self {
+        let mut others: Vec<_> = std::iter::repeat_with(PeerId::random).take(count).collect();
+        // Equals are tried in the order of their ids.
+        others.sort_unstable();
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mesh = others.iter().zip(names).map(|(node, name)| (*node, name, vec![model.clone()])).collect();
+        let own = PeerId::random();
+        let router = Router::new(catalog(mesh), Arc::new(Signals::new(own)), Default::default(), own);
+        let nothing = One(Arc::new(Backend::new(|_| frames(vec![]))), Arc::new(chat_model("own", 7)));
+        let local = Arc::new(Local::new(Arc::new(nothing), LocalSettings::default()));
+        let nodes = Arc::new(Nodes::default());
+        let events = EventBus::default();
+        let remote: Arc<dyn Remote> = Arc::clone(&nodes) as _;
+        let dispatcher = Dispatcher::new(Arc::new(router), local, remote, events.clone(), Settings::default());
+        Self { dispatcher, nodes, others, events }
+    }
+
+    pub(super) async fn ask(&self) -> Result<Reply, DispatchError> {
+        self.dispatcher.dispatch(streamed(Some("model"))).await
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        let id = chat_model("model", 7).id;
+        self.others.iter().map(|node| self.dispatcher.router().signals().in_flight(node, &id)).sum()
+    }
+
+    pub(super) fn outcome(&self) -> (Outcome, Vec<String>) {
+        let logged = self.dispatcher.router().log().latest(1).remove(0);
+        (logged.outcome, logged.attempts.into_iter().map(|attempt| attempt.result).collect())
+    }
+}
+
+/// A streamed chat with that model, or with `auto`.
+pub(super) fn streamed(model: Option<&str>) -> Intent {
+    let mut intent = intent(model);
+    intent.requirements.stream = true;
+    intent
+}
+
+/// All of an answer, and how it failed.
+pub(super) async fn text(mut body: ReplyBody) -> (String, Option<Failure>) {
+    let mut text = String::new();
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => text.push_str(std::str::from_utf8(&piece).expect("text")),
+            Err(failure) => {
+                assert!(body.next().await.is_none(), "nothing comes after a failure");
+                return (text, Some(failure));
+            }
+        }
+    }
+    (text, None)
 }

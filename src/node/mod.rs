@@ -107,7 +107,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         Arc::clone(&local),
         Arc::new(remote::OverMesh(handle.clone())),
         events,
-        dispatch::Settings::default(),
+        settings::dispatch(&config),
     ));
     let parts = Arc::new(Parts {
         name: config.name.as_str().into(),

@@ -166,6 +166,9 @@ fn asking_for(name: &str) -> Intent {
         deadline: Duration::ZERO,
         headers: BTreeMap::new(),
         reuse: Default::default(),
+        handling: Default::default(),
+        prefix: Vec::new(),
+        whereabouts: None,
     }
 }
 

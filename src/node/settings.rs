@@ -122,7 +122,16 @@ pub(super) fn cache(config: &Config) -> cache::Settings {
 }
 
 pub(super) fn router(config: &Config) -> router::Settings {
-    router::Settings { aliases: config.router.aliases.clone() }
+    router::Settings { affinity: config.router.affinity, aliases: config.router.aliases.clone() }
+}
+
+pub(super) fn dispatch(config: &Config) -> dispatch::Settings {
+    dispatch::Settings {
+        failover: config.dispatch.failover,
+        hedge: config.dispatch.hedge,
+        retry_share: config.dispatch.retry_share,
+        ..dispatch::Settings::default()
+    }
 }
 
 pub(super) fn local(config: &Config) -> dispatch::LocalSettings {

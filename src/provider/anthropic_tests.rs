@@ -60,7 +60,7 @@ async fn a_stream_is_translated_as_it_comes() {
     let at = TEXT.find('𝄞').expect("there") + 2;
     let (double, provider, model) = account(Scripted::events(&[START, &text[..at], &text[at..], END], Then::End)).await;
     let (frames, bytes) = collect(provider.call(call(&model.id, Operation::Chat, true, CHAT))).await;
-    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2 });
+    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: Some(0) });
     assert_eq!(frames.last(), Some(&Frame::End { usage, load: None }));
     assert!(bytes.contains("\"content\":\"hé𝄞\"") && bytes.ends_with("data: [DONE]\n\n"), "{bytes}");
     let sent: Value = serde_json::from_str(&double.last(MESSAGES).body).expect("JSON");
@@ -73,7 +73,7 @@ async fn a_stream_is_translated_as_it_comes() {
 async fn a_whole_answer_is_translated() {
     let message = r#"{"id":"msg_1","type":"message","model":"claude","content":[{"type":"text","text":"hi"}],"stop_reason":"max_tokens","usage":{"input_tokens":3,"output_tokens":2}}"#;
     let (frames, bytes) = ask(Scripted::json(200, message), false, &CHAT.replace("true", "false")).await;
-    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2 });
+    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2, cached_tokens: Some(0) });
     assert_eq!(frames.last(), Some(&Frame::End { usage, load: None }));
     let told: Value = serde_json::from_str(&bytes).expect("JSON");
     assert_eq!(

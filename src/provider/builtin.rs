@@ -108,7 +108,7 @@ fn answer(vectors: Vec<Value>, tokens: u64) -> (String, Usage) {
         "model": MODEL,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     });
-    (body.to_string(), Usage { prompt_tokens: tokens, completion_tokens: 0 })
+    (body.to_string(), Usage { prompt_tokens: tokens, completion_tokens: 0, ..Usage::default() })
 }
 
 /// Tokens of a text by the usual rule of four bytes each; an embedder tells no number.

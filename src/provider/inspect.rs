@@ -15,6 +15,7 @@ use crate::dialect::sse::data_of;
 
 static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+static TIMINGS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"timings\""));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 /// What an event is.
@@ -67,6 +68,9 @@ impl Inspector {
             && is_said(value_after(&data[at + b"\"finish_reason\"".len()..]))
         {
             self.finished = true;
+            if self.usage.is_none() && TIMINGS.find(data).is_some() {
+                self.usage = timings_of(data);
+            }
         }
         if let Some(at) = USAGE.find(data)
             && value_after(&data[at + b"\"usage\"".len()..]).starts_with(b"{")
@@ -143,6 +147,12 @@ fn told_in(usage: &str) -> Option<Usage> {
         completion_tokens: Option<u64>,
         input_tokens: Option<u64>,
         output_tokens: Option<u64>,
+        prompt_tokens_details: Option<Details>,
+        input_tokens_details: Option<Details>,
+    }
+    #[derive(Deserialize)]
+    struct Details {
+        cached_tokens: Option<u64>,
     }
     let told: Told = serde_json::from_str(usage).ok()?;
     let prompt_tokens = told.prompt_tokens.or(told.input_tokens);
@@ -150,6 +160,27 @@ fn told_in(usage: &str) -> Option<Usage> {
     (prompt_tokens.is_some() || completion_tokens.is_some()).then(|| Usage {
         prompt_tokens: prompt_tokens.unwrap_or_default(),
         completion_tokens: completion_tokens.unwrap_or_default(),
+        cached_tokens: told.prompt_tokens_details.or(told.input_tokens_details).and_then(|it| it.cached_tokens),
+    })
+}
+
+/// The usage that llama.cpp tells in its own words at the end of every answer, asked or not.
+fn timings_of(data: &[u8]) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Timings {
+        cache_n: u64,
+        prompt_n: u64,
+        predicted_n: u64,
+    }
+    #[derive(Deserialize)]
+    struct Top {
+        timings: Timings,
+    }
+    let Top { timings } = serde_json::from_slice(data).ok()?;
+    Some(Usage {
+        prompt_tokens: timings.cache_n.saturating_add(timings.prompt_n),
+        completion_tokens: timings.predicted_n,
+        cached_tokens: Some(timings.cache_n),
     })
 }
 
@@ -202,7 +233,7 @@ mod tests {
             see(&mut it, r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#),
             Event::Content
         );
-        assert_eq!(it.usage, Some(Usage { prompt_tokens: 3, completion_tokens: 4 }));
+        assert_eq!(it.usage, Some(Usage { prompt_tokens: 3, completion_tokens: 4, ..Usage::default() }));
         assert_eq!(see(&mut it, "[DONE]"), Event::Done);
         assert!(it.done);
     }
@@ -244,9 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_is_told_with_the_usage_or_in_llama_cpps_own_words() {
+        let usage = usage_of(
+            br#"{"usage":{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":7}}}"#,
+        );
+        let told = Usage { prompt_tokens: 9, completion_tokens: 2, cached_tokens: Some(7) };
+        assert_eq!(usage, Some(told));
+        let mut it = Inspector::default();
+        let last = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"timings":{"cache_n":7,"prompt_n":2,"prompt_ms":1.2,"predicted_n":2}}"#;
+        assert_eq!(see(&mut it, last), Event::Content);
+        assert_eq!(it.usage, Some(told));
+        // What the usage says goes before it.
+        see(&mut it, r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#);
+        assert_eq!(it.usage.map(|usage| usage.completion_tokens), Some(3));
+    }
+
+    #[test]
     fn usage_has_two_spellings() {
         let usage = usage_of(br#"{"text":"t","usage":{"input_tokens":5,"output_tokens":2,"type":"tokens"}}"#);
-        assert_eq!(usage, Some(Usage { prompt_tokens: 5, completion_tokens: 2 }));
+        assert_eq!(usage, Some(Usage { prompt_tokens: 5, completion_tokens: 2, ..Usage::default() }));
         assert_eq!(usage_of(br#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#).map(|u| u.prompt_tokens), Some(5));
         assert_eq!(usage_of(br#"{"usage":{"type":"duration","seconds":5}}"#), None);
     }

@@ -95,6 +95,12 @@ impl OpenAi {
             details.embeds = self.serves(&["v1", "embeddings"]).await;
             details.counts = self.serves(&["v1", "messages", "count_tokens"]).await;
             details.no_chat = !self.serves(&["completion"]).await && details.embeds;
+            details.prefills = !details.no_chat && self.renders_prefill().await;
+        }
+        if self.kind == BackendKind::Vllm
+            && let Some(model) = models.first()
+        {
+            details.prefills = self.tokenizes_prefill(&model.id).await;
         }
         if self.kind == BackendKind::LmStudio {
             let list: Result<StudioList, Failure> =
@@ -115,6 +121,41 @@ impl OpenAi {
             Ok(_) => true,
             Err(failure) => matches!(failure.status, 400 | 422 | 500) && failure.class != ErrorClass::Unavailable,
         }
+    }
+
+    /// Whether llama.cpp leaves a last assistant message open, to be continued. It renders the template and computes nothing;
+    /// a model whose thinking forbids it says so here too.
+    async fn renders_prefill(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Rendered {
+            prompt: String,
+        }
+        let backend = &self.offer.backend;
+        let request = backend.root(Method::POST, &["apply-template"]).json(&prefill_question());
+        let answer: Result<Rendered, Failure> = backend.json(request).await;
+        answer.is_ok_and(|rendered| rendered.prompt.ends_with(PREFILL))
+    }
+
+    /// The same of vLLM, which tells the tokens of a chat and the text of tokens.
+    async fn tokenizes_prefill(&self, model: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Tokens {
+            tokens: Vec<u32>,
+        }
+        #[derive(Deserialize)]
+        struct Text {
+            prompt: String,
+        }
+        let backend = &self.offer.backend;
+        let mut question = prefill_question();
+        question["model"] = model.into();
+        let tokens: Result<Tokens, Failure> =
+            backend.json(backend.root(Method::POST, &["tokenize"]).json(&question)).await;
+        let Ok(Tokens { tokens }) = tokens else { return false };
+        let question = serde_json::json!({"model": model, "tokens": tokens});
+        let text: Result<Text, Failure> =
+            backend.json(backend.root(Method::POST, &["detokenize"]).json(&question)).await;
+        text.is_ok_and(|text| text.prompt.ends_with(PREFILL))
     }
 
     fn capability(&self, model: &Listed, details: &Details) -> Option<Capability> {
@@ -172,6 +213,9 @@ impl OpenAi {
             if role == Role::Reason {
                 it.features.insert(Feature::Thinking);
             }
+            if details.prefills {
+                it.features.insert(Feature::Prefill);
+            }
             let eyes = match (props.and_then(|props| props.modalities.as_ref()), studio) {
                 (Some(modalities), _) => modalities.vision,
                 (None, Some(it)) => it.kind == "vlm",
@@ -225,6 +269,18 @@ impl Provider for OpenAi {
     }
 }
 
+/// An answer that has begun; it is only ever looked for in a rendered prompt.
+const PREFILL: &str = "Once upon a";
+
+/// A chat whose last message is to be continued.
+fn prefill_question() -> serde_json::Value {
+    serde_json::json!({
+        "messages": [{"role": "user", "content": "Tell me a story."}, {"role": "assistant", "content": PREFILL}],
+        "add_generation_prompt": false,
+        "continue_final_message": true,
+    })
+}
+
 /// A model's name without what it tells of this machine: llama.cpp's default name is the file's path.
 fn public_name(id: &str) -> String {
     let is_path = id.starts_with(['/', '\\', '~', '.']) || id.get(1..3) == Some(":\\");
@@ -241,6 +297,8 @@ struct Details {
     counts: bool,
     /// llama.cpp was started for embeddings only.
     no_chat: bool,
+    /// A last assistant message is continued.
+    prefills: bool,
     studio: HashMap<String, StudioModel>,
 }
 

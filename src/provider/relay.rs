@@ -250,7 +250,7 @@ mod tests {
     fn usage_is_kept() {
         let mut relay = Relay::new("b", Completion::DoneOrReason);
         relay.arrived(STOP.into());
-        assert_eq!(relay.usage(), Some(Usage { prompt_tokens: 1, completion_tokens: 2 }));
+        assert_eq!(relay.usage(), Some(Usage { prompt_tokens: 1, completion_tokens: 2, ..Usage::default() }));
     }
 
     proptest! {

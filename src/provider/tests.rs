@@ -47,7 +47,7 @@ async fn a_stream_goes_through_untouched_and_only_the_model_changes() {
         server(Scripted::events(&[ROLE, TEXT.as_bytes(), STOP, USAGE, DONE], Then::End)).await;
     let (frames, bytes) = collect(provider.call(call(&capability.id, Operation::Chat, true, BODY))).await;
     assert_eq!(bytes.as_bytes(), [ROLE, TEXT.as_bytes(), STOP, USAGE, DONE].concat());
-    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2 });
+    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2, ..Usage::default() });
     assert_eq!(frames.last(), Some(&Frame::End { usage, load: None }));
     let kinds: Vec<_> = frames
         .iter()
@@ -120,7 +120,7 @@ async fn an_answer_in_one_piece_goes_through_with_its_usage() {
         r#"{ "choices":[{"message":{"content":"hi"}}], "usage":{"prompt_tokens":1,"completion_tokens":2}, "odd":1 }"#;
     let (frames, bytes) = chat(Scripted::json(200, body), false).await;
     assert_eq!(bytes, body);
-    let usage = Some(Usage { prompt_tokens: 1, completion_tokens: 2 });
+    let usage = Some(Usage { prompt_tokens: 1, completion_tokens: 2, ..Usage::default() });
     assert_eq!(frames[1..], [Frame::End { usage, load: None }]);
 }
 
@@ -208,6 +208,7 @@ async fn llama_cpp_tells_its_context_slots_and_abilities() {
         ("GET /props", Scripted::json(200, &props.to_string())),
         ("POST /v1/embeddings", unsupported.clone()),
         ("POST /completion", Scripted::json(400, r#"{"error":{"message":"no prompt"}}"#)),
+        ("POST /apply-template", Scripted::json(200, r#"{"prompt":"<|im_start|>assistant\nOnce upon a"}"#)),
     ])
     .await;
     let provider = OpenAi::new("llamacpp", BackendKind::LlamaCpp, &double.spec("llamacpp")).expect("a provider");
@@ -219,6 +220,16 @@ async fn llama_cpp_tells_its_context_slots_and_abilities() {
     assert!(it.features.contains(Feature::Tools) && it.modalities.contains(Modality::Image));
     assert!(!it.operations.contains(Operation::Embed) && it.operations.contains(Operation::Chat));
     assert!(it.aliases.contains(&"qwen2.5-coder-7b-q4_k_m".to_owned()));
+    assert!(it.features.contains(Feature::Prefill), "it leaves a last assistant message open");
+    // One that closes it, or refuses it because the model thinks first, does not continue it.
+    for answer in [
+        Scripted::json(200, r#"{"prompt":"Once upon a<|im_end|>\n<|im_start|>assistant\n"}"#),
+        Scripted::json(400, r#"{"error":{"message":"incompatible with enable_thinking"}}"#),
+    ] {
+        double.set("POST /apply-template", answer);
+        let provider = OpenAi::new("llamacpp", BackendKind::LlamaCpp, &double.spec("llamacpp")).expect("a provider");
+        assert!(!provider.discover().await.expect("a list")[0].features.contains(Feature::Prefill));
+    }
     // The same server, started for embeddings only: no chat, whatever the name says.
     double.set("POST /v1/embeddings", Scripted::json(400, r#"{"error":{"message":"no input"}}"#));
     double.set("POST /completion", unsupported);
@@ -226,6 +237,22 @@ async fn llama_cpp_tells_its_context_slots_and_abilities() {
     let it = provider.discover().await.expect("a list").remove(0);
     assert_eq!((&it.kind, it.embedding_length), (&Kind::LLM_EMBED, Some(3584)));
     assert!(!it.operations.contains(Operation::Chat) && it.operations.contains(Operation::Embed));
+}
+
+#[tokio::test]
+async fn vllm_continues_a_partial_answer_when_its_tokens_say_so() {
+    let closed = r#"{"prompt":"Once upon a<|im_end|>"}"#;
+    for (text, continues) in [(r#"{"prompt":"<user>Tell me<assistant>Once upon a"}"#, true), (closed, false)] {
+        let double = Double::start(&[
+            ("GET /v1/models", Scripted::json(200, r#"{"data":[{"id":"m","owned_by":"vllm"}]}"#)),
+            ("POST /tokenize", Scripted::json(200, r#"{"count":3,"max_model_len":4096,"tokens":[1,2,3]}"#)),
+            ("POST /detokenize", Scripted::json(200, text)),
+        ])
+        .await;
+        let provider = OpenAi::new("vllm", BackendKind::Vllm, &double.spec("vllm")).expect("a provider");
+        let it = provider.discover().await.expect("a list").remove(0);
+        assert_eq!(it.features.contains(Feature::Prefill), continues);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::affinity::Warm;
 use super::aliases::{Alias, Aliases, Prefer};
 use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step};
 use super::facts::{Fact, Facts, Speciality, decodes};
@@ -31,6 +32,8 @@ pub(super) struct World<'a> {
     pub(super) aliases: &'a Aliases,
     pub(super) prototypes: &'a Prototypes,
     pub(super) trainer: &'a Trainer,
+    /// What of the request is warm, and where.
+    pub(super) warm: &'a Warm,
     pub(super) now: Instant,
 }
 
@@ -68,11 +71,14 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
         world,
         needs,
         nodes: resolved.nodes.as_deref(),
-        demand: Demand::new(
-            intent.requirements.prompt_tokens,
-            intent.requirements.max_output_tokens,
-            decodes(intent.operation),
-        ),
+        demand: Demand {
+            streamed: intent.requirements.stream,
+            ..Demand::new(
+                intent.requirements.prompt_tokens,
+                intent.requirements.max_output_tokens,
+                decodes(intent.operation),
+            )
+        },
         weights: Weights::of(prefer),
         scored: Vec::new(),
         candidates_total: 0,
@@ -391,7 +397,8 @@ impl<'a> Choice<'a> {
         tier: i32,
         similarity: Option<f32>,
     ) {
-        let mut parts = score::predict(&standing(entry, fact, node, self.world.now), &self.demand);
+        let mut parts =
+            score::predict(&standing(self.world, entry, fact, node), &demand_of(self.world, entry, self.demand));
         parts.similarity = similarity;
         let score = score::score(&self.weights, tier, &parts, node.path.0, self.dollars(fact));
         self.scored.push(Scored { score, quality: fact.quality, parts, entry: id, tier });
@@ -497,21 +504,33 @@ impl Resolved<'_> {
     }
 }
 
-fn standing(entry: &Entry, fact: &Fact, node: &NodeStanding<'_>, now: Instant) -> Standing {
-    let (prior, (path, rtt)) = (fact.prior, node.path);
-    let reading = node.signals.and_then(|signals| signals.capability(&entry.capability.id)).map(|capability| {
-        let prior = [score::PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load)];
-        capability.reading(prior, now)
-    });
+fn standing(world: &World<'_>, entry: &Entry, fact: &Fact, node: &NodeStanding<'_>) -> Standing {
+    let (path, rtt) = node.path;
+    let id = &entry.capability.id;
+    let guess = fact.prior;
+    let prior = [score::PRIOR_OVERHEAD, f64::from(guess.prefill), f64::from(guess.decode), f64::from(guess.load)];
+    let prior = world.signals.alike(id).map_or(prior, |alike| alike.prior(prior, world.now));
+    let limit = if fact.concurrency > 0 { f64::from(fact.concurrency) } else { score::USUAL_LIMIT };
+    let advertised = score::calls_of_class(node.load, limit);
+    let reading = node.signals.and_then(|signals| signals.capability(id));
     Standing {
         path,
         rtt,
         residency: fact.residency,
-        concurrency: fact.concurrency,
-        load_class: node.load,
+        limit,
+        advertised,
         prior,
         quality: f64::from(fact.quality),
-        reading,
+        warm_tokens: f64::from(world.warm.tokens(&entry.node, id)),
+        reading: reading.map(|capability| capability.reading(prior, (advertised, limit), world.now)),
+    }
+}
+
+/// What the request asks of this entry: the length of its usual answers, where they are known.
+fn demand_of(world: &World<'_>, entry: &Entry, demand: Demand) -> Demand {
+    match world.signals.alike(&entry.capability.id) {
+        Some(alike) => demand.with_usual_answer(alike.answer(score::EXPECTED_TOKENS, world.now)),
+        None => demand,
     }
 }
 

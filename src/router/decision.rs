@@ -103,6 +103,14 @@ pub struct Parts {
     pub prefill_ms: f64,
     /// Writing the answer.
     pub decode_ms: f64,
+    /// Tokens of the prompt that it has read before.
+    pub warm_tokens: f64,
+    /// Tokens of the prompt that it is expected to have in its cache.
+    pub cached_tokens: f64,
+    /// Tokens of the answer that are counted on; 0 when it is not written token by token.
+    pub answer_tokens: f64,
+    /// In 95 of 100 cases the first content is there by then.
+    pub first_p95_ms: f64,
     /// Whether the rates were measured here, or are a prior.
     pub measured: bool,
     /// Similarity of meaning, -1 to 1, when meaning was asked.

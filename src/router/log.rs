@@ -37,10 +37,28 @@ pub struct Attempt {
     pub node_name: Arc<str>,
     /// The model.
     pub model: String,
+    /// As what.
+    pub role: Role,
     /// `ok`, or why it failed.
     pub result: String,
     /// What it took.
     pub elapsed: Duration,
+}
+
+/// As what a candidate was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The first choice.
+    First,
+    /// In place of one that failed before it answered.
+    Retry,
+    /// Beside one that took long.
+    Hedge,
+    /// To say the answer of one that was lost once more, and go on with it.
+    Replay,
+    /// To go on from what one that was lost had said.
+    Prefill,
 }
 
 /// What became of a decision.
@@ -132,6 +150,7 @@ mod tests {
             node: PeerId::random(),
             node_name: "gpu".into(),
             model: "m".into(),
+            role: Role::First,
             result: "ok".into(),
             elapsed: Duration::from_millis(3),
         };

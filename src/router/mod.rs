@@ -8,6 +8,7 @@
 //! The router does no I/O and awaits nothing. An exact name costs a look-up, whatever the size of the mesh;
 //! `auto` costs a search by meaning and one pass over a few bytes per capability.
 
+mod affinity;
 mod aliases;
 mod choose;
 pub mod classifier;
@@ -38,24 +39,33 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
-use crate::capability::{Intent, PeerId};
+use crate::capability::{CapabilityId, Intent, Mark, PeerId};
 use crate::catalog::{Catalog, Snapshot};
 
 pub use aliases::{Alias, Aliases, Prefer};
 pub use decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step, Taken};
-pub use log::{Attempt, DecisionLog, Logged, Outcome};
+pub use log::{Attempt, DecisionLog, Logged, Outcome, Role};
 pub use signals::{InFlight, Observation, Signals};
 
+use affinity::Affinity;
 use facts::Facts;
 use likeness::Prototypes;
 use training::Trainer;
 
 /// What an owner may set.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Requests that begin alike are better off on a node that has read that beginning.
+    pub affinity: bool,
     /// Aliases besides the built-in ones, or in place of them.
     pub aliases: BTreeMap<String, Alias>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { affinity: true, aliases: BTreeMap::new() }
+    }
 }
 
 /// Decides who runs an intent. Cheap to share; every method may be called from anywhere at any time.
@@ -66,6 +76,8 @@ pub struct Router {
     aliases: Aliases,
     prototypes: Arc<Prototypes>,
     trainer: Trainer,
+    /// `None` when the owner does not want it.
+    affinity: Option<Affinity>,
     own: PeerId,
     facts: ArcSwap<Facts>,
 }
@@ -89,6 +101,7 @@ impl Router {
             aliases: Aliases::with(settings.aliases),
             prototypes,
             trainer,
+            affinity: settings.affinity.then(Affinity::default),
             own,
             facts: ArcSwap::default(),
         }
@@ -98,8 +111,17 @@ impl Router {
     #[must_use]
     pub fn decide(&self, intent: &Intent) -> Decision {
         let now = Instant::now();
+        let mut decision = self.decide_at(intent, now);
+        decision.elapsed = now.elapsed();
+        decision
+    }
+
+    /// The same, with what was measured as it is at that time.
+    #[must_use]
+    pub fn decide_at(&self, intent: &Intent, now: Instant) -> Decision {
         let snapshot = self.catalog.snapshot();
         let facts = || self.facts_of(&snapshot);
+        let warm = self.affinity.as_ref().map(|affinity| affinity.warm(&intent.prefix, now)).unwrap_or_default();
         let signals = self.signals.read();
         let world = choose::World {
             snapshot: &snapshot,
@@ -108,12 +130,12 @@ impl Router {
             aliases: &self.aliases,
             prototypes: &self.prototypes,
             trainer: &self.trainer,
+            warm: &warm,
             now,
         };
         let mut decision = choose::decide(&world, intent);
         drop(signals);
         decision.id = uuid::Uuid::now_v7().simple().to_string();
-        decision.elapsed = now.elapsed();
         decision
     }
 
@@ -131,6 +153,15 @@ impl Router {
         let snapshot = self.catalog.snapshot();
         self.trainer.learn(&snapshot);
         self.facts_of(&snapshot);
+    }
+
+    /// A prompt with these marks is being read there: what begins alike is better off there too.
+    pub fn is_read(&self, prefix: &[Mark], node: PeerId, capability: &CapabilityId, now: Instant) {
+        if let Some(affinity) = &self.affinity
+            && !prefix.is_empty()
+        {
+            affinity.remember(prefix, node, capability, now);
+        }
     }
 
     /// The measurements that it decides by.

@@ -131,13 +131,44 @@ fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {
     match grounds.candidates.get(1) {
         None => format!("can run on {node} only, expected in {}", time(first.predicted)),
         Some(second) => format!(
-            "can run in {} places; {node} is expected first, in {}, then {} in {}",
+            "can run in {} places; {node} is expected first, in {}{}, then {} in {}{}",
             grounds.candidates_total,
             time(first.predicted),
+            read_before(first, second),
             second.node_name,
-            time(second.predicted)
+            time(second.predicted),
+            behind(first, second)
         ),
     }
+}
+
+/// Tokens that must be saved for it to be worth a word.
+const WORTH_A_WORD: f64 = 64.0;
+
+/// That the first has read some of the prompt before, when that sets it apart.
+fn read_before(first: &Candidate, second: &Candidate) -> String {
+    let saved = first.parts.cached_tokens - second.parts.cached_tokens;
+    if saved < WORTH_A_WORD {
+        return String::new();
+    }
+    format!(" (it has read some {:.0} tokens of the prompt before)", first.parts.cached_tokens)
+}
+
+/// What the second loses most of its time with, when that is much.
+fn behind(first: &Candidate, second: &Candidate) -> &'static str {
+    /// Share of the second's time that is worth a word.
+    const MUCH: f64 = 0.15;
+    let (a, b) = (&first.parts, &second.parts);
+    let reads = if a.cached_tokens - b.cached_tokens >= WORTH_A_WORD { "" } else { ", which reads prompts slower" };
+    let losses = [
+        (b.load_ms - a.load_ms, ", which must load the model first"),
+        (b.queue_ms - a.queue_ms, ", which is busier"),
+        (b.decode_ms - a.decode_ms, ", which writes slower"),
+        (b.prefill_ms - a.prefill_ms, reads),
+        (b.rtt_ms - a.rtt_ms, ", which is farther away"),
+    ];
+    let most = losses.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+    most.filter(|(loss, _)| *loss > second.predicted.as_secs_f64() * 1e3 * MUCH).map_or("", |(_, word)| word)
 }
 
 fn where_of_many(grounds: &Grounds<'_>, first: &Candidate) -> String {

@@ -4,11 +4,12 @@
 //! predicted = rtt + queue + load + prefill + decode                       milliseconds
 //!   rtt     = measured round trip, or a prior by path
 //!   load    = seconds to load the weights, if they are not in memory, else 0
-//!   prefill = fixed cost of a first chunk + prompt tokens / prefill rate
-//!   decode  = expected answer tokens / decode rate
-//!   queue   = (prefill + decode) * (turns + SHARING * sharers)
+//!   queue   = seconds of a usual call there * turns
 //!   turns   = max(0, outstanding + 1 - limit) / limit                     calls that must end before
-//!   sharers = min(outstanding, limit - 1) / limit                         calls that run beside it
+//!   prefill = fixed cost of a first chunk + (prompt tokens - cached) / prefill rate
+//!   cached  = tokens that this node has read before * share of such that its cache was seen to keep
+//!   decode  = expected answer tokens / decode rate
+//!   rates   = as measured among as many others as run there now           calls that run beside it
 //!
 //! score     = 100 * tier - wt * log2(1 + predicted / scale) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
 //! ```
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 use super::aliases::Prefer;
 use super::decision::Parts;
-use super::facts::Prior;
-use super::signals::Reading;
+use super::estimate::slowdown;
+use super::signals::{CACHE_SHARE, Reading};
 use crate::capability::Residency;
 use crate::mesh::PathClass;
 
@@ -32,16 +33,16 @@ pub(super) const TIER: f64 = 100.0;
 /// Bound of everything else in a score.
 const MAX_UTILITY: f64 = 49.0;
 /// Tokens of an answer when the caller sets no limit: a few paragraphs.
-const EXPECTED_TOKENS: u32 = 256;
-/// How much slower a call gets when all other places of a batch are taken. Memory bandwidth is shared well,
-/// computing is not; small machines lie around a half.
-const SHARING: f64 = 0.5;
+pub(super) const EXPECTED_TOKENS: f64 = 256.0;
 /// Calls that run at once when nobody says: what llama.cpp's and Ollama's defaults come to.
-const USUAL_LIMIT: f64 = 4.0;
+pub(super) const USUAL_LIMIT: f64 = 4.0;
 /// Seconds to a first chunk besides reading the prompt: HTTP, templates, sampling.
 pub(super) const PRIOR_OVERHEAD: f64 = 0.05;
 /// Share of the loading time that counts when it is not known whether the weights are in memory.
 const UNKNOWN_RESIDENCY: f64 = 0.25;
+
+/// In 95 of 100 cases a first content comes within this many times what was predicted, before anything was measured.
+pub(super) const USUAL_SURPRISE: f64 = 4.0;
 
 /// What the request asks for, as far as time depends on it.
 #[derive(Debug, Clone, Copy)]
@@ -49,14 +50,29 @@ pub(super) struct Demand {
     pub(super) prompt_tokens: f64,
     /// 0 for an answer that is not written token by token.
     pub(super) answer_tokens: f64,
+    /// What the caller limited the answer to.
+    pub(super) most: f64,
+    /// Whether it comes piece by piece, so that there is a first piece to speak of.
+    pub(super) streamed: bool,
 }
 
 impl Demand {
     /// Of a prompt with that estimate and an answer limited to that many tokens.
     pub(super) fn new(prompt_tokens: u32, max_output_tokens: Option<u32>, decodes: bool) -> Self {
-        let answer = if decodes { max_output_tokens.unwrap_or(u32::MAX).min(EXPECTED_TOKENS) } else { 0 };
-        Self { prompt_tokens: f64::from(prompt_tokens), answer_tokens: f64::from(answer) }
+        let most = max_output_tokens.map_or(f64::INFINITY, f64::from);
+        let answer_tokens = if decodes { EXPECTED_TOKENS.min(most) } else { 0.0 };
+        Self { prompt_tokens: f64::from(prompt_tokens), answer_tokens, most, streamed: false }
     }
+
+    /// The same, where answers of a usual length are known.
+    pub(super) fn with_usual_answer(self, usual: f64) -> Self {
+        if self.answer_tokens > 0.0 { Self { answer_tokens: usual.min(self.most), ..self } } else { self }
+    }
+}
+
+/// Calls that a node of this load class is busy with, of so many at once: the middle of the class.
+pub(super) fn calls_of_class(class: u8, limit: f64) -> f64 {
+    (f64::from(class.min(4)) - 0.5).max(0.0) / 4.0 * limit
 }
 
 /// What is known of a candidate.
@@ -65,25 +81,33 @@ pub(super) struct Standing {
     pub(super) path: Option<PathClass>,
     pub(super) rtt: Option<Duration>,
     pub(super) residency: Residency,
-    /// Calls at once, by its advert; 0 when unknown.
-    pub(super) concurrency: u32,
-    /// Load class of its node's advert, 0 to 4.
-    pub(super) load_class: u8,
-    pub(super) prior: Prior,
+    /// Calls at once, by its advert or usually.
+    pub(super) limit: f64,
+    /// Calls that its node is said to be busy with.
+    pub(super) advertised: f64,
+    /// Overhead, prefill, decode and load of a call alone, as far as one can guess.
+    pub(super) prior: [f64; 4],
     pub(super) quality: f64,
+    /// Tokens of the prompt that it has read before, if its cache still has them.
+    pub(super) warm_tokens: f64,
     pub(super) reading: Option<Reading>,
 }
 
 /// What goes into a candidate's score, and when it is expected to have answered.
 pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
-    let prior = &standing.prior;
+    let limit = standing.reading.map_or(standing.limit, |r| r.limit);
+    let outstanding = standing.reading.map_or(standing.advertised, |r| r.outstanding);
+    let [overhead, prefill, decode, load] = standing.prior;
     let (overhead, prefill, decode, load, warm, measured) = match standing.reading {
         Some(r) => (r.overhead, r.prefill, r.decode, r.load, r.warm, r.measured),
         None => {
-            (PRIOR_OVERHEAD, f64::from(prior.prefill), f64::from(prior.decode), f64::from(prior.load), false, false)
+            let slowdown = slowdown(outstanding.min(limit - 1.0));
+            (overhead, prefill / slowdown, decode / slowdown, load, false, false)
         }
     };
-    let prefill_s = overhead + demand.prompt_tokens / prefill;
+    let share = standing.reading.map_or(CACHE_SHARE, |reading| reading.cache_share);
+    let cached = (standing.warm_tokens * share).min(demand.prompt_tokens);
+    let prefill_s = overhead + (demand.prompt_tokens - cached) / prefill;
     let decode_s = demand.answer_tokens / decode;
     let load_s = match standing.residency {
         _ if warm => 0.0,
@@ -91,23 +115,24 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
         Residency::Cold => load,
         Residency::Unknown => load * UNKNOWN_RESIDENCY,
     };
-    let limit = match standing.reading.and_then(|r| r.limit) {
-        Some(limit) => f64::from(limit),
-        None if standing.concurrency > 0 => f64::from(standing.concurrency),
-        None => USUAL_LIMIT,
-    };
-    // The class in the advert is coarse and of the whole node; it is what there is before a first call.
-    let advertised = f64::from(standing.load_class.min(4)) / 4.0 * limit;
-    let outstanding =
-        standing.reading.map_or(advertised, |r| if r.measured { r.outstanding } else { r.outstanding.max(advertised) });
+    // Who waits, waits for usual calls, which need not be like this one.
+    let service_s = standing.reading.and_then(|r| r.service).unwrap_or(prefill_s + decode_s);
     let turns = (outstanding + 1.0 - limit).max(0.0) / limit;
-    let sharers = outstanding.min(limit - 1.0).max(0.0) / limit;
+    let rtt_ms = rtt_seconds(standing.path, standing.rtt) * 1e3;
+    let queue_ms = service_s * turns * 1e3;
+    let (load_ms, prefill_ms) = (load_s * 1e3, prefill_s * 1e3);
+    let first_ms = rtt_ms + queue_ms + load_ms + prefill_ms + if demand.streamed { 0.0 } else { decode_s * 1e3 };
+    let surprise = standing.reading.map_or(USUAL_SURPRISE, |reading| reading.surprise);
     Parts {
-        rtt_ms: rtt_seconds(standing.path, standing.rtt) * 1e3,
-        queue_ms: (prefill_s + decode_s) * (turns + SHARING * sharers) * 1e3,
-        load_ms: load_s * 1e3,
-        prefill_ms: prefill_s * 1e3,
+        rtt_ms,
+        queue_ms,
+        load_ms,
+        prefill_ms,
         decode_ms: decode_s * 1e3,
+        warm_tokens: standing.warm_tokens,
+        cached_tokens: cached,
+        answer_tokens: demand.answer_tokens,
+        first_p95_ms: first_ms * surprise,
         measured,
         similarity: None,
         quality: standing.quality,
@@ -210,10 +235,11 @@ mod tests {
             path: Some(PathClass::Lan),
             rtt: Some(Duration::from_millis(2)),
             residency: Residency::Warm,
-            concurrency: 4,
-            load_class: 0,
-            prior: Prior { prefill: 1000.0, decode: 20.0, load: 5.0 },
+            limit: 4.0,
+            advertised: 0.0,
+            prior: [PRIOR_OVERHEAD, 1000.0, 20.0, 5.0],
             quality: 0.5,
+            warm_tokens: 0.0,
             reading: None,
         }
     }
@@ -222,13 +248,16 @@ mod tests {
         Reading {
             in_flight: 0,
             outstanding: 0.0,
-            limit: Some(4),
+            limit: 4.0,
+            service: None,
             overhead: 0.05,
             prefill: 1000.0,
             decode: 20.0,
             load: 5.0,
             warm: true,
             measured: true,
+            surprise: 2.0,
+            cache_share: 0.7,
         }
     }
 
@@ -246,24 +275,42 @@ mod tests {
         for (index, (is, should)) in expected.into_iter().enumerate() {
             assert!((is - should).abs() < 1e-6, "part {index}: {is} is not {should}");
         }
-        // Four places, five calls: two turns in four must end before, and the other three places are taken.
-        let busy = Standing { reading: Some(Reading { outstanding: 5.0, ..reading() }), ..standing() };
-        let parts = predict(&busy, &Demand::new(1000, Some(100), true));
-        assert!((parts.queue_ms - 6050.0 * (0.5 + 0.5 * 0.75)).abs() < 1e-6, "{parts:?}");
+        // Four places, five calls: two of the usual length must end before, at four places.
+        let busy = Reading { outstanding: 5.0, service: Some(8.0), ..reading() };
+        let parts = predict(&Standing { reading: Some(busy), ..standing() }, &Demand::new(1000, Some(100), true));
+        assert!((parts.queue_ms - 8000.0 * 0.5).abs() < 1e-6, "{parts:?}");
+        // Nothing measured, and said to be half busy: two beside it slow it down.
+        let parts = predict(&Standing { advertised: 2.0, ..standing() }, &Demand::new(1000, Some(100), true));
+        assert!((parts.decode_ms - 5000.0 * slowdown(2.0)).abs() < 1e-6 && parts.queue_ms == 0.0, "{parts:?}");
     }
 
     #[test]
     fn an_idle_copy_beats_a_busy_one_although_neither_queues() {
         let demand = Demand::new(100, None, true);
-        let busy = Standing { reading: Some(Reading { outstanding: 1.0, ..reading() }), ..standing() };
+        let busy = Standing { advertised: 1.0, ..standing() };
         assert!(predicted_ms(&predict(&busy, &demand)) > predicted_ms(&predict(&standing(), &demand)));
+    }
+
+    #[test]
+    fn what_was_read_before_is_not_read_again_and_a_queue_outweighs_it() {
+        let demand = Demand::new(2000, Some(50), true);
+        let busy = |outstanding, warm_tokens| {
+            let reading = Some(Reading { outstanding, cache_share: 0.9, ..reading() });
+            predict(&Standing { warm_tokens, reading, ..standing() }, &demand)
+        };
+        let (cold, warm, crowded) = (busy(0.0, 0.0), busy(0.0, 1800.0), busy(12.0, 1800.0));
+        assert!((cold.prefill_ms - warm.prefill_ms - 1620.0).abs() < 1e-6, "{cold:?} {warm:?}");
+        assert!((warm.cached_tokens - 1620.0).abs() < 1e-6);
+        assert!(predicted_ms(&warm) < predicted_ms(&cold) && predicted_ms(&cold) < predicted_ms(&crowded));
+        // An estimate that is larger than the prompt makes no time negative.
+        assert!(busy(0.0, 1e9).prefill_ms >= 0.0);
     }
 
     #[test]
     fn preferences_choose_between_big_and_small_near_and_far_paid_and_free() {
         let demand = Demand::new(100, None, true);
         let of = |prefer, quality, decode, path, cost| {
-            let prior = Prior { decode, ..standing().prior };
+            let prior = [PRIOR_OVERHEAD, 1000.0, decode, 5.0];
             let standing = Standing { quality, prior, path: Some(path), ..standing() };
             score(&Weights::of(prefer), 0, &predict(&standing, &demand), Some(path), cost)
         };
@@ -290,7 +337,7 @@ mod tests {
             let prefer = [Prefer::Balanced, Prefer::Latency, Prefer::Accuracy, Prefer::Location, Prefer::Cost][prefer];
             let demand = Demand::new(prompt, answer, true);
             let of = |outstanding| {
-                let reading = Reading { outstanding, limit: Some(limit), ..reading() };
+                let reading = Reading { outstanding, limit: f64::from(limit), ..reading() };
                 score(&Weights::of(prefer), 0, &predict(&Standing { reading: Some(reading), ..standing() }, &demand), None, 0.0)
             };
             prop_assert!(of(outstanding + more) <= of(outstanding));
@@ -298,21 +345,23 @@ mod tests {
 
         #[test]
         fn warm_is_never_worse_than_cold(
-            load in 0.001f32..600.0, decode in 0.1f32..500.0, class in 0u8..=4, prompt in 0u32..100_000,
+            load in 0.001f64..600.0, decode in 0.1f64..500.0, class in 0u8..=4, prompt in 0u32..100_000,
         ) {
-            let prior = Prior { load, decode, prefill: decode * 10.0 };
+            let prior = [PRIOR_OVERHEAD, decode * 10.0, decode, load];
+            let advertised = calls_of_class(class, 4.0);
             let of = |residency| predicted_ms(&predict(
-                &Standing { residency, prior, load_class: class, ..standing() }, &Demand::new(prompt, None, true)));
+                &Standing { residency, prior, advertised, ..standing() }, &Demand::new(prompt, None, true)));
             prop_assert!(of(Residency::Warm) < of(Residency::Unknown));
             prop_assert!(of(Residency::Unknown) < of(Residency::Cold));
         }
 
         #[test]
         fn a_tier_is_worth_more_than_everything_else(
-            better in 0.0f64..=1.0, worse in 0.0f64..=1.0, fast in 0.1f32..500.0, slow in 0.1f32..500.0, cost in 0.0f64..10.0,
+            better in 0.0f64..=1.0, worse in 0.0f64..=1.0, fast in 0.1f64..500.0, slow in 0.1f64..500.0, cost in 0.0f64..10.0,
         ) {
             let of = |tier, quality, decode, cost| {
-                let standing = Standing { quality, prior: Prior { decode, ..standing().prior }, ..standing() };
+                let prior = [PRIOR_OVERHEAD, 1000.0, decode, 5.0];
+                let standing = Standing { quality, prior, ..standing() };
                 score(&Weights::of(Prefer::Accuracy), tier, &predict(&standing, &Demand::new(10, None, true)), None, cost)
             };
             prop_assert!(of(1, worse, slow, cost) > of(0, better, fast, 0.0));

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::cooldown::Cooldown;
-use super::estimate::Estimate;
+
+use super::estimate::{self, Estimate, Rate, Surprise};
 use crate::capability::{CapabilityId, Load, PeerId};
 use crate::mesh::{MeshView, PathClass};
 
@@ -25,12 +26,47 @@ const LOAD_HALF_LIFE: Duration = Duration::from_secs(5);
 const STAYS_WARM: Duration = Duration::from_secs(240);
 /// Prompts up to this many tokens tell the fixed cost of a first chunk; longer ones tell the rate.
 const SHORT_PROMPT: f64 = 256.0;
+/// Share of what was read before that is found in a backend's cache, when it does not tell.
+pub(super) const CACHE_SHARE: f64 = 0.7;
+/// Fewer tokens that were read before say nothing of a cache: a template has as many.
+const LEAST_WARM: f64 = 64.0;
+/// Weight of the newest call in the share that a cache keeps.
+const NEWEST_SHARE: f64 = 0.25;
 
 /// What this node has measured of the others.
 #[derive(Debug)]
 pub struct Signals {
     own: PeerId,
     nodes: RwLock<HashMap<PeerId, NodeSignals>>,
+    /// What was measured of capabilities of one name, wherever: what to expect of one that was not.
+    alike: RwLock<HashMap<CapabilityId, Alike>>,
+}
+
+/// What was measured of capabilities of one name, wherever they are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Alike {
+    prefill: Estimate,
+    decode: Estimate,
+    /// Tokens of an answer.
+    answer: Estimate,
+}
+
+impl Alike {
+    /// Rates to expect where nothing was measured, between the best guess by size and what others of the name do.
+    pub(super) fn prior(&self, prior: [f64; 4], now: Instant) -> [f64; 4] {
+        let [overhead, prefill, decode, load] = prior;
+        [
+            overhead,
+            (prefill * self.prefill.value(prefill, now)).sqrt(),
+            (decode * self.decode.value(decode, now)).sqrt(),
+            load,
+        ]
+    }
+
+    /// Tokens of an answer whose length nobody limited.
+    pub(super) fn answer(&self, prior: f64, now: Instant) -> f64 {
+        self.answer.value(prior, now)
+    }
 }
 
 /// What was measured of one node.
@@ -47,9 +83,15 @@ pub(super) struct CapabilitySignals {
     in_flight: Arc<AtomicU32>,
     /// Seconds to the first chunk besides reading the prompt.
     overhead: Estimate,
-    prefill: Estimate,
-    decode: Estimate,
+    prefill: Rate,
+    decode: Rate,
+    /// Seconds of a call, queueing and loading aside.
+    service: Estimate,
     load_time: Estimate,
+    /// How far the first content comes from when it was predicted.
+    first: Surprise,
+    /// Share of what it had read before that was still in its cache, as far as it told.
+    cache_share: Option<f64>,
     /// The last reported load, when, and how many calls of ours it had in it.
     load: Option<(Load, Instant, u32)>,
     answered: Option<Instant>,
@@ -84,6 +126,14 @@ pub struct Observation {
     pub streamed: bool,
     /// Whether the answer was written token by token at all.
     pub decodes: bool,
+    /// The time to the first content, over what was predicted for it.
+    pub first_ratio: Option<f64>,
+    /// Tokens of the prompt that were in a cache of the backend, where it told.
+    pub cached_tokens: Option<u64>,
+    /// Tokens of the prompt that this backend had read before, as far as this node knows.
+    pub warm_tokens: f64,
+    /// Calls that ran beside it, on average.
+    pub company: f64,
 }
 
 /// What is known of one capability of one node now, priors filled in.
@@ -92,22 +142,28 @@ pub(super) struct Reading {
     pub(super) in_flight: u32,
     /// Calls at the callee, by its last report and what was sent since.
     pub(super) outstanding: f64,
-    /// Calls that run at once, if reported.
-    pub(super) limit: Option<u32>,
+    /// Calls that run at once.
+    pub(super) limit: f64,
     pub(super) overhead: f64,
     pub(super) prefill: f64,
     pub(super) decode: f64,
     pub(super) load: f64,
+    /// Seconds of a usual call, queueing and loading aside; `None` before one was seen.
+    pub(super) service: Option<f64>,
     /// Known to be in memory.
     pub(super) warm: bool,
     pub(super) measured: bool,
+    /// In 95 of 100 cases a first content takes no more than so many times what is predicted.
+    pub(super) surprise: f64,
+    /// Share of what it has read before that its cache keeps.
+    pub(super) cache_share: f64,
 }
 
 impl Signals {
     /// Nothing measured yet, by this node.
     #[must_use]
     pub fn new(own: PeerId) -> Self {
-        Self { own, nodes: RwLock::default() }
+        Self { own, nodes: RwLock::default(), alike: RwLock::default() }
     }
 
     /// Takes in the paths to the nodes that are connected now.
@@ -161,6 +217,33 @@ impl Signals {
                 signals.learn(&seen, now);
             }
         });
+        if let Some(seen) = seen.filter(|seen| seen.decodes) {
+            self.learn_alike(capability, &seen, now);
+        }
+    }
+
+    fn learn_alike(&self, capability: &CapabilityId, seen: &Observation, now: Instant) {
+        let mut alike = self.alike.write();
+        if alike.len() >= MAX_CAPABILITIES && !alike.contains_key(capability) {
+            // Names that come and go for ever: what is learnt is learnt again in a few calls.
+            alike.clear();
+        }
+        let alike = alike.entry(capability.clone()).or_default();
+        let slowdown = estimate::slowdown(seen.company);
+        let (prompt, answer) = (seen.prompt_tokens as f64, seen.completion_tokens as f64);
+        if answer >= 1.0 {
+            alike.answer.observe(answer, now);
+        }
+        if seen.streamed && answer >= 8.0 && !seen.rest.is_zero() {
+            alike.decode.observe((answer - 1.0) / seen.rest.as_secs_f64() * slowdown, now);
+        }
+        if prompt > SHORT_PROMPT
+            && seen.streamed
+            && seen.cached_tokens.is_none_or(|cached| cached == 0)
+            && seen.warm_tokens == 0.0
+        {
+            alike.prefill.observe(prompt / seen.first_chunk.as_secs_f64().max(1e-3) * slowdown, now);
+        }
     }
 
     /// A call that began at `began` failed at the capability or its backend.
@@ -203,7 +286,7 @@ impl Signals {
     }
 
     pub(super) fn read(&self) -> SignalsRead<'_> {
-        SignalsRead { own: self.own, nodes: self.nodes.read() }
+        SignalsRead { own: self.own, nodes: self.nodes.read(), alike: self.alike.read() }
     }
 
     /// Runs on the signals of a capability, unless there are too many already.
@@ -239,11 +322,17 @@ pub(super) type Path = (Option<PathClass>, Option<Duration>);
 pub(super) struct SignalsRead<'a> {
     own: PeerId,
     nodes: RwLockReadGuard<'a, HashMap<PeerId, NodeSignals>>,
+    alike: RwLockReadGuard<'a, HashMap<CapabilityId, Alike>>,
 }
 
 impl SignalsRead<'_> {
     pub(super) fn node(&self, node: &PeerId) -> Option<&NodeSignals> {
         self.nodes.get(node)
+    }
+
+    /// What was measured of capabilities of that name, wherever they are.
+    pub(super) fn alike(&self, capability: &CapabilityId) -> Option<&Alike> {
+        if self.alike.is_empty() { None } else { self.alike.get(capability) }
     }
 
     /// How near a node is, and its round trip if measured.
@@ -279,30 +368,39 @@ impl NodeSignals {
 }
 
 impl CapabilitySignals {
-    /// What is known now, with priors (overhead, prefill, decode, load) for the rest.
-    pub(super) fn reading(&self, prior: [f64; 4], now: Instant) -> Reading {
+    /// What is known now, with priors (overhead, prefill, decode, load; of a call alone) for the rest. `advertised`: calls that
+    /// its node is said to be busy with, and those that run at once there.
+    pub(super) fn reading(&self, prior: [f64; 4], advertised: (f64, f64), now: Instant) -> Reading {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
-        let (reported, limit) = match self.load {
-            None => (0.0, None),
+        let (advertised, usual_limit) = advertised;
+        let (outstanding, limit) = match self.load {
+            None => (advertised, usual_limit),
             Some((load, at, ours)) => {
-                let age = now.saturating_duration_since(at).as_secs_f64() / LOAD_HALF_LIFE.as_secs_f64();
+                // A report is exact and ages; what the node tells everybody is coarse and stays.
+                let fresh = (-now.saturating_duration_since(at).as_secs_f64() / LOAD_HALF_LIFE.as_secs_f64()).exp2();
                 let total = f64::from(load.running) + f64::from(load.queued);
                 // What was sent since the report is not in it.
                 let since = f64::from(in_flight.saturating_sub(ours));
-                (total * (-age).exp2() + since, (load.limit > 0).then_some(load.limit))
+                let limit = if load.limit > 0 { f64::from(load.limit) } else { usual_limit };
+                (total * fresh + advertised * (1.0 - fresh) + since, limit)
             }
         };
+        let outstanding = outstanding.max(f64::from(in_flight));
+        let company = outstanding.min(limit - 1.0).max(0.0);
         let [overhead, prefill, decode, load] = prior;
         Reading {
             in_flight,
-            outstanding: reported.max(f64::from(in_flight)),
+            outstanding,
             limit,
             overhead: self.overhead.value(overhead, now),
-            prefill: self.prefill.value(prefill, now),
-            decode: self.decode.value(decode, now),
+            prefill: self.prefill.value(prefill, company, now),
+            decode: self.decode.value(decode, company, now),
             load: self.load_time.value(load, now),
+            service: self.service.is_measured(now).then(|| self.service.value(1.0, now)),
             warm: self.answered.is_some_and(|at| now.saturating_duration_since(at) < STAYS_WARM),
             measured: self.overhead.is_measured(now) || self.prefill.is_measured(now) || self.decode.is_measured(now),
+            surprise: self.first.p95(),
+            cache_share: self.cache_share.unwrap_or(CACHE_SHARE),
         }
     }
 
@@ -312,16 +410,31 @@ impl CapabilitySignals {
         if let Some(loading) = seen.loading {
             self.load_time.observe(loading.as_secs_f64(), now);
         }
+        if let Some(ratio) = seen.first_ratio {
+            self.first.observe(ratio);
+        }
         let first = seen.first_chunk.as_secs_f64();
-        let prompt = seen.prompt_tokens as f64;
+        let company = seen.company;
+        self.service.observe(first + seen.rest.as_secs_f64(), now);
+        if let Some(cached) = seen.cached_tokens
+            && seen.warm_tokens >= LEAST_WARM
+        {
+            let share = (cached as f64 / seen.warm_tokens).clamp(0.0, 1.0);
+            let old = self.cache_share.unwrap_or(CACHE_SHARE);
+            self.cache_share = Some(old + (share - old) * NEWEST_SHARE);
+        }
+        // What was in the cache was not read.
+        let cached =
+            seen.cached_tokens.map_or(seen.warm_tokens * self.cache_share.unwrap_or(CACHE_SHARE), |it| it as f64);
+        let prompt = (seen.prompt_tokens as f64 - cached).max(0.0);
         let answer = seen.completion_tokens as f64;
         let mut reading = first;
         if seen.decodes && !seen.streamed {
             // All came at once: take the prompt's expected share away, and no more than half.
-            let expected = prompt / self.prefill.value(2000.0, now) + self.overhead.value(0.05, now);
+            let expected = prompt / self.prefill.value(2000.0, company, now) + self.overhead.value(0.05, now);
             let writing = (first - expected).max(first * 0.5);
             if answer >= 4.0 {
-                self.decode.observe(answer / writing, now);
+                self.decode.observe(answer / writing, company, now);
             }
             reading = first - writing;
             if reading < expected * 0.5 {
@@ -329,135 +442,20 @@ impl CapabilitySignals {
             }
         }
         if prompt <= SHORT_PROMPT {
-            self.overhead.observe((reading - prompt / self.prefill.value(2000.0, now)).max(reading * 0.25), now);
+            let read = prompt / self.prefill.value(2000.0, company, now);
+            self.overhead.observe((reading - read).max(reading * 0.25), now);
         } else {
-            self.prefill.observe(prompt / (reading - self.overhead.value(0.05, now)).max(reading * 0.25), now);
+            let read = (reading - self.overhead.value(0.05, now)).max(reading * 0.25);
+            self.prefill.observe(prompt / read, company, now);
         }
         // The first token came with the first chunk; a handful of tokens says nothing of a rate.
         let rest = seen.rest.as_secs_f64();
         if seen.streamed && answer >= 8.0 && rest > 0.0 {
-            self.decode.observe((answer - 1.0) / rest, now);
+            self.decode.observe((answer - 1.0) / rest, company, now);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mesh::{LinkTransport, PeerView};
-
-    fn view(peers: &[(PeerId, PathClass, u64)]) -> MeshView {
-        MeshView {
-            mesh_id: String::new(),
-            mesh_name: String::new(),
-            membership: None,
-            node: PeerId::random(),
-            listening: Vec::new(),
-            peers: peers
-                .iter()
-                .map(|(node, path, rtt)| {
-                    let rtt = Some(Duration::from_millis(*rtt));
-                    let transport = LinkTransport::Quic;
-                    (*node, PeerView { path: *path, transport, rtt, address: String::new(), connections: 1 })
-                })
-                .collect(),
-            seeds: Vec::new(),
-        }
-    }
-
-    const PRIOR: [f64; 4] = [0.05, 1000.0, 20.0, 5.0];
-
-    fn reading(signals: &Signals, node: &PeerId, id: &CapabilityId, now: Instant) -> Option<Reading> {
-        let read = signals.read();
-        read.node(node).and_then(|node| node.capability(id)).map(|capability| capability.reading(PRIOR, now))
-    }
-
-    #[test]
-    fn a_call_counts_while_its_guard_lives() {
-        let (signals, node, id) = (Signals::new(PeerId::random()), PeerId::random(), CapabilityId::from("a"));
-        let first = signals.begin(&node, &id);
-        let second = signals.begin(&node, &id);
-        assert_eq!(signals.in_flight(&node, &id), 2);
-        drop(first);
-        drop(second);
-        assert_eq!(signals.in_flight(&node, &id), 0);
-    }
-
-    #[test]
-    fn own_calls_since_the_report_are_added_to_it_and_the_report_fades() {
-        let (signals, node, id) = (Signals::new(PeerId::random()), PeerId::random(), CapabilityId::from("a"));
-        let now = Instant::now();
-        let _one = signals.begin(&node, &id);
-        signals.observe_load(&node, &id, Load { running: 3, queued: 1, limit: 4 }, now);
-        let _two = signals.begin(&node, &id);
-        let fresh = reading(&signals, &node, &id, now).expect("known");
-        assert_eq!((fresh.outstanding, fresh.limit), (5.0, Some(4)));
-        let old = reading(&signals, &node, &id, now + Duration::from_secs(60)).expect("known");
-        assert_eq!(old.outstanding, 2.0, "what is surely there is our own");
-    }
-
-    #[test]
-    fn rates_are_learnt_from_streams_and_from_whole_answers() {
-        let (signals, node, id) = (Signals::new(PeerId::random()), PeerId::random(), CapabilityId::from("a"));
-        let now = Instant::now();
-        let streamed = Observation {
-            first_chunk: Duration::from_millis(4000),
-            rest: Duration::from_secs(2),
-            loading: None,
-            prompt_tokens: 4000,
-            completion_tokens: 101,
-            streamed: true,
-            decodes: true,
-        };
-        for _ in 0..8 {
-            signals.succeed(&node, &id, Some(streamed), now);
-        }
-        let seen = reading(&signals, &node, &id, now).expect("known");
-        assert!(seen.measured && seen.warm);
-        assert!((45.0..=51.0).contains(&seen.decode), "{seen:?}");
-        assert!((900.0..=1100.0).contains(&seen.prefill), "{seen:?}");
-
-        let id = CapabilityId::from("b");
-        let whole = Observation { rest: Duration::ZERO, streamed: false, prompt_tokens: 10, ..streamed };
-        for _ in 0..8 {
-            signals.succeed(&node, &id, Some(whole), now);
-        }
-        let seen = reading(&signals, &node, &id, now).expect("known");
-        assert!((22.0..=30.0).contains(&seen.decode), "101 tokens in 4 s: {seen:?}");
-    }
-
-    #[test]
-    fn a_node_that_is_gone_is_forgotten_and_paths_follow_the_view() {
-        let signals = Signals::new(PeerId::random());
-        let (a, b) = (PeerId::random(), PeerId::random());
-        signals.update_paths(&view(&[(a, PathClass::Lan, 3), (b, PathClass::Wan, 80)]));
-        assert_eq!(signals.read().path(&b), (Some(PathClass::Wan), Some(Duration::from_millis(80))));
-        signals.update_paths(&view(&[(a, PathClass::Lan, 3)]));
-        assert_eq!(signals.read().path(&b), (None, None));
-        signals.retain(&HashSet::from([a]));
-        assert!(signals.read().node(&b).is_none());
-        assert!(signals.read().node(&a).is_some());
-    }
-
-    #[test]
-    fn measurements_are_bounded() {
-        let (signals, node) = (Signals::new(PeerId::random()), PeerId::random());
-        let now = Instant::now();
-        for index in 0..MAX_CAPABILITIES * 3 {
-            signals.fail_capability(&node, &CapabilityId::from(format!("c{index}").as_str()), now, now);
-        }
-        assert!(signals.nodes.read()[&node].capabilities.len() <= MAX_CAPABILITIES);
-    }
-
-    #[test]
-    fn the_longer_rest_of_node_and_capability_counts() {
-        let (signals, node, id) = (Signals::new(PeerId::random()), PeerId::random(), CapabilityId::from("a"));
-        let now = Instant::now();
-        signals.rest_capability(&node, &id, Duration::from_secs(9), now);
-        signals.fail_node(&node, now, now);
-        assert_eq!(signals.cooling(&node, &id, now).map(|(left, _)| left), Some(Duration::from_secs(9)));
-        assert!(signals.cooling(&node, &CapabilityId::from("b"), now).is_some());
-        signals.succeed(&node, &id, None, now);
-        assert_eq!(signals.cooling(&node, &id, now), None);
-    }
-}
+#[path = "signals_tests.rs"]
+mod tests;

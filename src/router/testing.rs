@@ -33,6 +33,9 @@ pub(crate) fn intent(model: Option<&str>) -> Intent {
         deadline: Duration::from_secs(30),
         headers: BTreeMap::new(),
         reuse: Default::default(),
+        handling: Default::default(),
+        prefix: Vec::new(),
+        whereabouts: None,
     }
 }
 

@@ -184,6 +184,10 @@ fn what_was_measured_overrules_what_was_expected() {
             completion_tokens: 100,
             streamed: true,
             decodes: true,
+            first_ratio: None,
+            cached_tokens: None,
+            warm_tokens: 0.0,
+            company: 0.0,
         };
         for _ in 0..3 {
             mesh.router.signals().succeed(&mesh.nodes[node], &id, Some(seen), Instant::now());
@@ -239,7 +243,7 @@ fn aliases_filter_and_order_and_say_what_stands_in() {
 #[test]
 fn an_owners_alias_stands_for_their_models_in_their_order() {
     let alias = Alias { models: vec!["gone".into(), "big".into(), "small".into()], ..Alias::default() };
-    let settings = Settings { aliases: BTreeMap::from([("house".into(), alias)]) };
+    let settings = Settings { aliases: BTreeMap::from([("house".into(), alias)]), ..Settings::default() };
     let mesh =
         Mesh::with(vec![("a", vec![chat_model("small", 1), chat_model("big", 70), chat_model("other", 7)])], settings);
     assert_eq!(mesh.order("house"), ["big@a", "small@a"]);

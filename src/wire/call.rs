@@ -92,7 +92,11 @@ pub fn frame_to_wire(frame: Frame) -> v1::Frame {
             more: false,
         }),
         Frame::End { usage, load } => Body::End(v1::End {
-            usage: usage.map(|u| v1::Usage { prompt_tokens: u.prompt_tokens, completion_tokens: u.completion_tokens }),
+            usage: usage.map(|u| v1::Usage {
+                prompt_tokens: u.prompt_tokens,
+                completion_tokens: u.completion_tokens,
+                cached_tokens: u.cached_tokens,
+            }),
             load: load.map(load_to_wire),
         }),
         Frame::Error(failure) => Body::Error(failure_to_wire(failure)),
@@ -129,7 +133,11 @@ pub fn frame_from_wire(wire: v1::Frame) -> Result<Option<Frame>, FrameError> {
             content_type: (!chunk.content_type.is_empty()).then(|| clip(chunk.content_type)),
         }),
         Body::End(end) => Frame::End {
-            usage: end.usage.map(|u| Usage { prompt_tokens: u.prompt_tokens, completion_tokens: u.completion_tokens }),
+            usage: end.usage.map(|u| Usage {
+                prompt_tokens: u.prompt_tokens,
+                completion_tokens: u.completion_tokens,
+                cached_tokens: u.cached_tokens,
+            }),
             load: end.load.map(load_from_wire),
         },
         Body::Error(error) => Frame::Error(failure_from_wire(error)?),
@@ -229,7 +237,10 @@ mod tests {
                 data: Bytes::from_static(b"data: {}\n\n"),
                 content_type: Some("text/event-stream".into()),
             }),
-            Frame::End { usage: Some(Usage { prompt_tokens: 3, completion_tokens: 9 }), load: Some(load) },
+            Frame::End {
+                usage: Some(Usage { prompt_tokens: 3, completion_tokens: 9, cached_tokens: Some(0) }),
+                load: Some(load),
+            },
             Frame::Error(Failure {
                 retry_after: Some(Duration::from_secs(2)),
                 body: Some((Bytes::from_static(b"{}"), "application/json".into())),

@@ -341,6 +341,15 @@ impl TestNode {
         sent.unwrap_or_else(|e| panic!("POST {path} of {}: {e}", self.name()))
     }
 
+    /// POST JSON with headers.
+    pub async fn post_with(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> reqwest::Response {
+        let mut request = self.http.post(self.url(path)).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap_or_else(|e| panic!("POST {path} of {}: {e}", self.name()))
+    }
+
     /// POST JSON, or the transport's error.
     pub async fn try_post(&self, path: &str, body: &Value) -> reqwest::Result<reqwest::Response> {
         self.http.post(self.url(path)).json(body).send().await

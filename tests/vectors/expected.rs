@@ -140,7 +140,8 @@ pub fn frames() -> Vec<(&'static str, v1::Frame)> {
         let data = Bytes::from_static(b"data: {\"choices\":[]}\n\n");
         Body::Chunk(v1::Chunk { data, content_type: content_type.into(), more })
     };
-    let usage = v1::Usage { prompt_tokens: 7, completion_tokens: 12 };
+    let usage = v1::Usage { prompt_tokens: 7, completion_tokens: 12, cached_tokens: None };
+    let cached = v1::Usage { cached_tokens: Some(5), ..usage };
     let bodies = vec![
         ("frame-accepted", Body::Accepted(v1::Accepted { load: load() })),
         ("frame-rejected", Body::Rejected(v1::Rejected { reason: "full".into(), retry_after_ms: 1500, load: load() })),
@@ -151,6 +152,7 @@ pub fn frames() -> Vec<(&'static str, v1::Frame)> {
         ("frame-chunk", chunk("text/event-stream", false)),
         ("frame-chunk-more", chunk("", true)),
         ("frame-end", Body::End(v1::End { usage: Some(usage), load: load() })),
+        ("frame-end-cached", Body::End(v1::End { usage: Some(cached), load: load() })),
         ("frame-end-least", Body::End(v1::End { usage: None, load: None })),
         ("frame-error-internal", error(Class::Internal, 500)),
         ("frame-error-request", error(Class::Request, 400)),

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use super::request::{self, BadBody, Judged};
 use super::reuse::reuse_of;
 use crate::api::error::ApiError;
-use crate::capability::{Intent, Operation, Preference, Target};
+use crate::capability::{Handling, Intent, Operation, Preference, Target};
 
 const X_ATMOSPHERE_TIMEOUT: &str = "x-atmosphere-timeout";
 const X_ATMOSPHERE_PREFER: &str = "x-atmosphere-prefer";
+const X_ATMOSPHERE_FAILOVER: &str = "x-atmosphere-failover";
+const X_ATMOSPHERE_HEDGE: &str = "x-atmosphere-hedge";
 /// Headers that are handed on to whoever answers. Never the client's authorisation: it is for this node.
 const HANDED_ON: [&str; 3] = ["traceparent", "tracestate", "anthropic-beta"];
 /// Bytes of a header that is handed on: what W3C's trace context asks to carry at least.
@@ -56,6 +58,12 @@ fn make(
         deadline: timeout_of(headers, longest)?,
         headers: handed_on(headers),
         reuse: reuse_of(headers)?,
+        handling: Handling {
+            failover: switch_of(headers, X_ATMOSPHERE_FAILOVER)?,
+            hedge: switch_of(headers, X_ATMOSPHERE_HEDGE)?,
+        },
+        prefix: read.prefix,
+        whereabouts: None,
     })
 }
 
@@ -111,6 +119,16 @@ fn preference_of(headers: &HeaderMap) -> Result<Preference, ApiError> {
     }
 }
 
+/// `on` or `off`; nothing leaves it to the owner's settings.
+fn switch_of(headers: &HeaderMap, name: &'static str) -> Result<Option<bool>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "on" | "true" | "1" => Ok(Some(true)),
+        "off" | "false" | "0" => Ok(Some(false)),
+        _ => Err(ApiError::bad_request(format!("{name} is on or off")).param(name)),
+    }
+}
+
 fn handed_on(headers: &HeaderMap) -> BTreeMap<String, String> {
     HANDED_ON
         .iter()
@@ -149,6 +167,16 @@ mod tests {
     fn a_request_says_what_matters_to_it() {
         assert_eq!(asked(X_ATMOSPHERE_PREFER, "latency").expect("known").preference, Preference::Latency);
         assert!(asked(X_ATMOSPHERE_PREFER, "cheap").is_err());
+    }
+
+    #[test]
+    fn a_request_switches_failover_and_hedging() {
+        for (value, is) in [("on", Some(true)), ("OFF", Some(false)), ("0", Some(false))] {
+            assert_eq!(asked(X_ATMOSPHERE_FAILOVER, value).expect("known").handling.failover, is);
+            assert_eq!(asked(X_ATMOSPHERE_HEDGE, value).expect("known").handling.hedge, is);
+        }
+        assert_eq!(asked("accept", "*/*").expect("fine").handling, Handling::default());
+        assert!(asked(X_ATMOSPHERE_FAILOVER, "perhaps").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::tally::Tally;
 use crate::api::error::error_event;
 use crate::api::measure::Ending;
-use crate::capability::{ErrorClass, Failure, Origin};
+use crate::capability::{ErrorClass, Failure, Origin, Phase, Progress, Whereabouts};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 
 /// A comment, which clients skip.
 const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
+
+/// How often it is looked where a request is that waits for its answer.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// An answer that is still to begin.
 type Pending = BoxFuture<'static, Result<Reply, DispatchError>>;
@@ -42,6 +46,9 @@ pub(super) struct Events {
     source: Source,
     tally: Tally,
     keepalive: Duration,
+    /// Where the request is, and what of it the client was told last.
+    whereabouts: Option<Arc<Whereabouts>>,
+    told: Option<Progress>,
     /// When something was last sent.
     last: Instant,
     /// When the request's time is over for certain, should dispatch fail to end it.
@@ -57,15 +64,20 @@ impl Events {
         keepalive: Duration,
         deadline: Instant,
         closing: CancellationToken,
+        whereabouts: Option<Arc<Whereabouts>>,
     ) -> Self {
         let last = Instant::now();
+        // A stream that begins with waiting says at once what for.
+        let first = if whereabouts.is_some() { Duration::ZERO } else { keepalive };
         Self {
             source,
             tally,
             keepalive,
+            whereabouts,
+            told: None,
             last,
             deadline,
-            beat: Box::pin(tokio::time::sleep_until(deadline.min(last + keepalive))),
+            beat: Box::pin(tokio::time::sleep_until(deadline.min(last + first))),
             closing: Box::pin(closing.cancelled_owned()),
         }
     }
@@ -76,12 +88,29 @@ impl Events {
         error_event(failure)
     }
 
+    /// What is new of where the request is, as a comment.
+    fn progress(&mut self) -> Option<Bytes> {
+        let now = self.whereabouts.as_ref()?.now()?;
+        if self.told == Some(now) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(match (now.phase, now.queue_position) {
+            (Phase::Queued, 0) => Bytes::from_static(b": atmosphere queued\n\n"),
+            (Phase::Queued, position) => format!(": atmosphere queued position={position}\n\n").into(),
+            (Phase::Loading, _) => Bytes::from_static(b": atmosphere loading\n\n"),
+            (Phase::Prefill, _) => Bytes::from_static(b": atmosphere prefill\n\n"),
+            (Phase::Decode, _) => Bytes::from_static(b": atmosphere decode\n\n"),
+        })
+    }
+
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Source::Waiting(pending) = &mut self.source {
             let Poll::Ready(begun) = pending.poll_unpin(cx) else { return Poll::Pending };
             match begun {
                 Ok(reply) if is_event_stream(&reply.content_type) => {
                     let comment = answered_by(&reply);
+                    self.whereabouts = None;
                     self.source = Source::Open(reply.body);
                     return Poll::Ready(Some(comment));
                 }
@@ -169,12 +198,14 @@ impl Stream for Events {
                 return Poll::Ready(Some(Ok(this.fail(&Failure::new(ErrorClass::Timeout, message)))));
             }
             let due = now >= this.last + this.keepalive;
-            if due {
+            let comment = this.progress().or(due.then_some(KEEPALIVE));
+            if comment.is_some() {
                 this.last = now;
             }
-            this.beat.as_mut().reset(this.deadline.min(this.last + this.keepalive));
-            if due {
-                return Poll::Ready(Some(Ok(KEEPALIVE)));
+            let look = if this.whereabouts.is_some() { LOOK } else { this.keepalive };
+            this.beat.as_mut().reset(this.deadline.min((this.last + this.keepalive).min(now + look)));
+            if let Some(comment) = comment {
+                return Poll::Ready(Some(Ok(comment)));
             }
         }
         Poll::Pending

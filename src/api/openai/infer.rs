@@ -22,7 +22,7 @@ use crate::api::app::{App, Context, X_ATMOSPHERE_NODE, node_header};
 use crate::api::error::ApiError;
 use crate::api::limits::{Place, read_json};
 use crate::api::measure::Ending;
-use crate::capability::{ErrorClass, Failure, Operation};
+use crate::capability::{ErrorClass, Failure, Operation, Whereabouts};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::router::{Candidate, Decision};
 
@@ -40,6 +40,9 @@ const HEADERS: usize = 12;
 /// Bytes of the reason in its header.
 const MAX_REASON: usize = 200;
 /// Dispatch keeps the deadline; this much later the API ends the request itself.
+/// So long the head of a stream is held back while somebody works on it; then the client is told what it waits for, and a failure
+/// from then on has no status of its own.
+const HELD_BACK: Duration = Duration::from_secs(2);
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn chat(
@@ -84,23 +87,32 @@ pub(crate) async fn run(
     place: Place,
 ) -> Result<Response, ApiError> {
     let settings = &app.settings;
-    let intent = intent(operation, headers, &context.request_id, body, settings.deadline)?;
+    let mut intent = intent(operation, headers, &context.request_id, body, settings.deadline)?;
     let streamed = intent.requirements.stream;
     let deadline = Instant::now() + intent.deadline + DEADLINE_GRACE;
     let mut tally = Tally::new(app.measures.clone(), operation, context.started, place);
+    let whereabouts = streamed.then(Arc::<Whereabouts>::default);
+    intent.whereabouts.clone_from(&whereabouts);
     let mut pending = app.service.dispatch(intent);
 
     // A stream's head is held back until somebody answers, so that an early failure has its own status. A client that
     // waits long is told that it is heard instead.
     let patience = if streamed { deadline.min(Instant::now() + settings.keepalive) } else { deadline };
-    let reply = match timeout_at(patience, &mut pending).await {
+    let mut begun = match &whereabouts {
+        Some(_) => timeout_at(patience.min(Instant::now() + HELD_BACK), &mut pending).await,
+        None => timeout_at(patience, &mut pending).await,
+    };
+    if begun.is_err() && whereabouts.as_ref().is_some_and(|whereabouts| whereabouts.now().is_none()) {
+        begun = timeout_at(patience, &mut pending).await;
+    }
+    let reply = match begun {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => {
             tally.ended(Ending::Failed);
             return Err(failed(error));
         }
         Err(_) if streamed && patience < deadline => {
-            return Ok(stream(app, Source::Waiting(pending), tally, deadline));
+            return Ok(stream(app, Source::Waiting(pending), tally, deadline, whereabouts));
         }
         Err(_) => {
             tally.ended(Ending::Failed);
@@ -109,7 +121,7 @@ pub(crate) async fn run(
     };
     let Reply { decision, served, attempts, content_type, origin, body } = reply;
     let mut response = if is_event_stream(&content_type) {
-        stream(app, Source::Open(body), tally, deadline)
+        stream(app, Source::Open(body), tally, deadline, None)
     } else {
         whole(body, &content_type, tally, deadline, attempts, &decision).await?
     };
@@ -118,8 +130,14 @@ pub(crate) async fn run(
     Ok(response)
 }
 
-fn stream(app: &App, source: Source, tally: Tally, deadline: Instant) -> Response {
-    let events = Events::new(source, tally, app.settings.keepalive, deadline, app.closing.clone());
+fn stream(
+    app: &App,
+    source: Source,
+    tally: Tally,
+    deadline: Instant,
+    whereabouts: Option<Arc<Whereabouts>>,
+) -> Response {
+    let events = Events::new(source, tally, app.settings.keepalive, deadline, app.closing.clone(), whereabouts);
     let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     headers.reserve(HEADERS);

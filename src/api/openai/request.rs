@@ -10,8 +10,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::view::{Content, Count, Input, Items, Messages, Object, Text, clip};
-use crate::capability::{Feature, FeatureSet, Modality, ModalitySet, Operation, Requirements, limits};
+use super::view::{Content, Count, End, Input, Items, Messages, Object, Text, clip, combine};
+use crate::capability::{Feature, FeatureSet, Mark, Modality, ModalitySet, Operation, Requirements, limits};
 
 /// What vision models make of a photograph: 256 to some 1,500; OpenAI's high detail takes 765 for a square one.
 const IMAGE_TOKENS: usize = 768;
@@ -30,6 +30,8 @@ pub(super) struct Request {
     pub(super) model: Option<String>,
     pub(super) query: Option<String>,
     pub(super) requirements: Requirements,
+    /// The ends of its messages.
+    pub(super) prefix: Vec<Mark>,
 }
 
 /// Why a body is refused.
@@ -145,7 +147,14 @@ pub(super) fn chat(body: &[u8]) -> Result<Request, BadBody> {
         + messages.count * MESSAGE_TOKENS
         + messages.images * IMAGE_TOKENS
         + messages.recordings * AUDIO_TOKENS;
+    // Templates put the tools before everything else.
+    let mark = |end: &End| Mark {
+        hash: combine(end.hash, tools.hash),
+        tokens: small((end.text_bytes + tools.bytes) / BYTES_PER_TOKEN + end.messages * MESSAGE_TOKENS),
+    };
+    let prefix = messages.ends.iter().map(mark).collect();
     Ok(Request {
+        prefix,
         model: model_name(view.model)?,
         query: messages.last_user.as_ref().and_then(Content::query),
         requirements: Requirements {
@@ -176,6 +185,7 @@ pub(super) fn completion(body: &[u8]) -> Result<Request, BadBody> {
     }
     let suffix_bytes = view.suffix.as_ref().map_or(0, Text::len);
     Ok(Request {
+        prefix: Vec::new(),
         model: model_name(view.model)?,
         query: prompt.query(),
         requirements: Requirements {
@@ -196,6 +206,7 @@ pub(super) fn embedding(body: &[u8]) -> Result<Request, BadBody> {
     // Inputs are embedded one by one, so that the longest must fit, not all together.
     let tokens = input.longest_bytes / BYTES_PER_TOKEN + input.longest_tokens;
     Ok(Request {
+        prefix: Vec::new(),
         model: model_name(view.model)?,
         query: None,
         requirements: Requirements {
@@ -212,6 +223,7 @@ pub(super) fn prompt_as_chat(body: &[u8]) -> Result<Request, BadBody> {
     let Some(prompt) = view.prompt else { return Err(BadBody::missing("prompt")) };
     let stream = view.stream.unwrap_or(false);
     Ok(Request {
+        prefix: Vec::new(),
         model: model_name(view.model)?,
         query: prompt.query(),
         requirements: Requirements {

@@ -71,7 +71,11 @@ fn find_usage(piece: &[u8]) -> Option<Usage> {
     }
     // The stream of values ends with the object; what follows it is not looked at.
     let reported = serde_json::Deserializer::from_slice(rest).into_iter::<Reported>().next()?.ok()?;
-    Some(Usage { prompt_tokens: reported.prompt_tokens, completion_tokens: reported.completion_tokens })
+    Some(Usage {
+        prompt_tokens: reported.prompt_tokens,
+        completion_tokens: reported.completion_tokens,
+        ..Usage::default()
+    })
 }
 
 #[cfg(test)]
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn usage_is_found_where_a_backend_reports_it_and_nowhere_else() {
-        let usage = Usage { prompt_tokens: 3, completion_tokens: 9 };
+        let usage = Usage { prompt_tokens: 3, completion_tokens: 9, ..Usage::default() };
         for (piece, found) in [
             (r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9,"x":{"y":1}}}"#, Some(usage)),
             (r#"{"usage": {"completion_tokens":9,"prompt_tokens":3},"timings":{}}"#, Some(usage)),

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::marker::PhantomData;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -22,6 +24,20 @@ pub(super) fn clip(text: &str) -> Cow<'_, str> {
     let tail = text.ceil_char_boundary(text.len() - QUERY_BYTES / 2);
     Cow::Owned(format!("{}\n{}", &text[..head], &text[tail..]))
 }
+
+/// A hash that is the same for as long as this process lives.
+fn hash_of(bytes: &[u8]) -> u64 {
+    KEYS.hash_one(bytes)
+}
+
+/// The hash of one thing after another.
+pub(super) fn combine(before: u64, after: u64) -> u64 {
+    // The constant is 2^64 over the golden ratio: it spreads small differences over all bits.
+    (before.rotate_left(23) ^ after).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Nobody can make texts collide who does not know them.
+static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A JSON object, and nothing else: derived types alone would take an array of their fields as well.
 pub(super) struct Object<T>(pub(super) T);
@@ -49,6 +65,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 pub(super) struct Text<'a> {
     text: Cow<'a, str>,
     bytes: usize,
+    /// Of the whole text.
+    hash: u64,
 }
 
 impl Text<'_> {
@@ -80,11 +98,11 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Text { text: Cow::Borrowed(text), bytes: text.len() })
+        Ok(Text { text: Cow::Borrowed(text), bytes: text.len(), hash: hash_of(text.as_bytes()) })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Text { text: Cow::Owned(clip(text).into_owned()), bytes: text.len() })
+        Ok(Text { text: Cow::Owned(clip(text).into_owned()), bytes: text.len(), hash: hash_of(text.as_bytes()) })
     }
 }
 
@@ -135,11 +153,12 @@ impl<'de> Deserialize<'de> for Count {
 pub(super) struct Items {
     pub(super) count: usize,
     pub(super) bytes: usize,
+    pub(super) hash: u64,
 }
 
 impl Items {
     pub(super) fn plus(self, other: Self) -> Self {
-        Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+        Self { count: self.count + other.count, bytes: self.bytes + other.bytes, hash: combine(self.hash, other.hash) }
     }
 }
 
@@ -158,6 +177,7 @@ impl<'de> Deserialize<'de> for Items {
                 while let Some(item) = seq.next_element::<&'de RawValue>()? {
                     items.count += 1;
                     items.bytes += item.get().len();
+                    items.hash = combine(items.hash, hash_of(item.get().as_bytes()));
                 }
                 Ok(items)
             }
@@ -175,7 +195,21 @@ pub(super) struct Messages<'a> {
     pub(super) recordings: usize,
     /// What the user said last.
     pub(super) last_user: Option<Content<'a>>,
+    /// Where each ends; of very many the first and the last.
+    pub(super) ends: Vec<End>,
 }
+
+/// The end of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    /// Of everything up to here.
+    pub(super) hash: u64,
+    pub(super) text_bytes: usize,
+    pub(super) messages: usize,
+}
+
+/// Ends that are kept: more turns than a conversation goes back to.
+const MAX_ENDS: usize = 24;
 
 #[derive(Deserialize)]
 struct MessageView<'a> {
@@ -197,8 +231,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut messages = Messages::default();
+                let mut hash = 0;
                 while let Some(Role(view)) = seq.next_element()? {
                     messages.count += 1;
+                    hash = combine(hash, view.role.as_ref().map_or(0, |role| role.hash));
+                    hash = combine(hash, view.content.as_ref().map_or(0, |content| content.hash));
+                    let said = view.content.as_ref().map_or(0, |content| content.text_bytes);
+                    if messages.ends.len() >= MAX_ENDS {
+                        messages.ends.remove(1);
+                    }
+                    messages.ends.push(End { hash, text_bytes: messages.text_bytes + said, messages: messages.count });
                     let Some(content) = view.content else { continue };
                     messages.text_bytes += content.text_bytes;
                     messages.images += content.images;
@@ -228,6 +270,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Role<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Content<'a> {
     texts: Vec<Text<'a>>,
+    hash: u64,
     text_bytes: usize,
     images: usize,
     recordings: usize,
@@ -248,6 +291,7 @@ impl<'a> Content<'a> {
 
     fn add(&mut self, text: Text<'a>) {
         self.text_bytes += text.len();
+        self.hash = combine(self.hash, text.hash);
         self.texts.push(text);
     }
 }

@@ -185,7 +185,10 @@ async fn decisions_are_told_afterwards() {
     );
     assert_eq!(
         one["decision"]["attempts"],
-        json!([{"node": peer(2).to_base58(), "node_name": "gpu", "model": "llama3.2", "result": "ok", "elapsed_ms": 3.5}])
+        json!([{
+            "node": peer(2).to_base58(), "node_name": "gpu", "model": "llama3.2", "role": "first", "result": "ok",
+            "elapsed_ms": 3.5,
+        }])
     );
     assert_eq!(api.get("/v1/mesh/decisions?limit=0").await.1["decisions"], json!([]));
     assert_eq!(api.get("/v1/mesh/decisions?limit=x").await.0, 400);

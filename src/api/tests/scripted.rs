@@ -345,6 +345,7 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
             request_id: "r-1".to_owned(),
             attempts: vec![Attempt {
+                role: crate::router::Role::First,
                 node: peer(2),
                 node_name: "gpu".into(),
                 model: "llama3.2".to_owned(),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scripted::{Drops, a_chat, api, eventually, failure, pieces, reply, settings, silent_api};
 use crate::api::Settings;
-use crate::capability::{ErrorClass, Failure, Operation, Preference, Target};
+use crate::capability::{ErrorClass, Failure, Operation, Phase, Preference, Progress, Target};
 
 const SSE: &str = "text/event-stream";
 
@@ -163,6 +163,32 @@ async fn a_stream_that_is_silent_says_that_it_lives() {
         let events = text.replace(": keepalive\n\n", "").replace(told, "");
         assert_eq!(events, "data: 1\n\ndata: [DONE]\n\n");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_says_what_for_and_each_thing_once() {
+    let settings = Settings { keepalive: Duration::from_millis(200), ..settings() };
+    let api = api(settings, |intent| {
+        async move {
+            let whereabouts = intent.whereabouts.expect("a stream is told where it is");
+            for (phase, queue_position) in [(Phase::Queued, 2), (Phase::Loading, 0), (Phase::Prefill, 0)] {
+                // Said again and again, as a node's heartbeat does.
+                for _ in 0..4 {
+                    whereabouts.tell(Progress { phase, queue_position });
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            }
+            Ok(pieces(SSE, vec![Ok("data: 1\n\n"), Ok("data: [DONE]\n\n")]))
+        }
+        .boxed()
+    })
+    .await;
+    let body = json!({"stream": true, "messages": [{"role": "user", "content": "hi"}]});
+    let text = api.post("/v1/chat/completions", &body).await.text().await.expect("text");
+    let comments: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(": atmosphere ")).collect();
+    assert_eq!(comments[..3], ["queued position=2", "loading", "prefill"], "{text}");
+    assert!(comments[3].starts_with("node=gpu") && comments.len() == 4, "{text}");
+    assert!(text.ends_with("data: 1\n\ndata: [DONE]\n\n"));
 }
 
 #[tokio::test]

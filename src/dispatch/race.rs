@@ -1,0 +1,178 @@
+//! Who begins to answer first: the candidates one after the other, and a second one beside the first when that takes long.
+//!
+//! A candidate that fails before its first content makes room for the next. One that takes long is not cut off, since a
+//! long prompt may be what it is reading: another is asked beside it, and whoever begins first answers. "Long" is far
+//! longer than expected (always), or longer than 95 of 100 take there (with hedging). All that is tried more than once
+//! comes out of the retry budget.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::attempt::{self, Begun, Blame};
+use super::failures;
+use super::record::Record;
+use super::ways::{Settings, Ways, call, limits, ms, who};
+use crate::capability::{ErrorClass, Failure, Intent, PeerId, Progress};
+use crate::router::{Decision, Role};
+use crate::telemetry::EventBus;
+
+/// Sooner than this nobody is asked beside another, whatever was measured: a hiccup is no reason.
+const SHORTEST_HEDGE: Duration = Duration::from_millis(50);
+
+/// The attempts that have taken far longer than was expected.
+#[derive(Debug, Default)]
+pub(super) struct Late {
+    rings: Notify,
+    /// A bit for each place.
+    places: AtomicU32,
+}
+
+impl Late {
+    fn tell(&self, place: usize) {
+        self.places.fetch_or(bit(place), Ordering::Relaxed);
+        self.rings.notify_one();
+    }
+
+    fn is(&self, place: usize) -> bool {
+        self.places.load(Ordering::Relaxed) & bit(place) != 0
+    }
+}
+
+fn bit(place: usize) -> u32 {
+    u32::try_from(place).ok().and_then(|place| 1u32.checked_shl(place)).unwrap_or(0)
+}
+
+/// What a race is run with.
+#[derive(Clone, Copy)]
+pub(super) struct Course<'a> {
+    pub(super) ways: &'a Ways,
+    pub(super) settings: &'a Settings,
+    pub(super) events: &'a EventBus,
+    pub(super) intent: &'a Intent,
+    pub(super) decision: &'a Decision,
+    pub(super) deadline: Instant,
+}
+
+/// Asks candidates until one has begun to answer: its place, and what has come.
+///
+/// # Errors
+///
+/// When nobody did; what to tell the caller.
+pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usize, Begun), Failure> {
+    let Course { ways, settings, events, intent, decision, deadline } = course;
+    let candidates = &decision.candidates;
+    let late = Late::default();
+    let mut running = FuturesUnordered::new();
+    let mut places: Vec<usize> = Vec::new();
+    let mut unreachable: Vec<PeerId> = Vec::new();
+    let mut failed: Vec<(String, Failure)> = Vec::new();
+    let mut next = 0;
+    let hedging = intent.handling.hedge.unwrap_or(settings.hedge);
+    let mut hedge_at: Option<Instant> = None;
+    // Why another is asked now; `None` waits for what comes.
+    let mut ask = Some(Role::First);
+    loop {
+        while let Some(role) = ask.take() {
+            let Some(place) = (next..candidates.len()).find(|at| !unreachable.contains(&candidates[*at].node)) else {
+                break;
+            };
+            // Beside another only on another node: what is slow there is slow twice.
+            let beside = places.iter().any(|running| candidates[*running].node == candidates[place].node);
+            if beside && role == Role::Hedge {
+                next = place + 1;
+                ask = Some(role);
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero()
+                || record.attempts() >= settings.attempts.max(1)
+                || (record.attempts() > 0 && !ways.budget.take())
+            {
+                break;
+            }
+            next = place + 1;
+            let candidate = &candidates[place];
+            record.attempt(place, role);
+            let another = candidates[next..].iter().any(|other| !unreachable.contains(&other.node));
+            let limits = limits(settings, intent, &candidate.parts, deadline, another);
+            let opened = ways.open(candidate.node, call(intent, candidate, left));
+            let late = &late;
+            running.push(Box::pin(async move {
+                let heard = |progress| told(events, intent, decision, place, progress);
+                (place, attempt::begin(opened, limits, &|| late.tell(place), &heard).await)
+            }));
+            places.push(place);
+            if hedging && role == Role::First {
+                hedge_at = Some(Instant::now() + ms(candidate.parts.first_p95_ms).max(SHORTEST_HEDGE));
+            }
+        }
+        if running.is_empty() {
+            return Err(if Instant::now() >= deadline {
+                timeout(intent.deadline, &failed)
+            } else {
+                failures::most_useful(failed)
+            });
+        }
+        let one = running.len() == 1;
+        tokio::select! {
+            biased;
+            Some((place, outcome)) = running.next() => {
+                places.retain(|running| *running != place);
+                match outcome {
+                    Ok(begun) => {
+                        for slower in places {
+                            record.overtaken(slower, place, late.is(slower));
+                        }
+                        return Ok((place, begun));
+                    }
+                    Err(problem) => {
+                        record.load(place, problem.load);
+                        record.attempt_failed(place, &problem.failure, problem.blame);
+                        match problem.blame {
+                            Blame::Caller => return Err(problem.failure),
+                            Blame::Node => unreachable.push(candidates[place].node),
+                            Blame::Deadline | Blame::Busy(_) | Blame::Either | Blame::Capability => {}
+                        }
+                        failed.push((who(&candidates[place]), problem.failure));
+                        ask = running.is_empty().then_some(Role::Retry);
+                    }
+                }
+            }
+            () = late.rings.notified(), if one => ask = Some(Role::Hedge),
+            () = sleep_until(hedge_at.unwrap_or(deadline)), if one && hedge_at.is_some() => {
+                hedge_at = None;
+                ask = Some(Role::Hedge);
+            }
+        }
+    }
+}
+
+/// A candidate says where the call is.
+fn told(events: &EventBus, intent: &Intent, decision: &Decision, place: usize, progress: Progress) {
+    if let Some(whereabouts) = &intent.whereabouts {
+        whereabouts.tell(progress);
+    }
+    events.emit("call.progress", || {
+        let candidate = decision.candidates.get(place);
+        serde_json::json!({
+            "decision": decision.id,
+            "request": intent.request_id,
+            "node": candidate.map(|candidate| candidate.node.to_base58()),
+            "node_name": candidate.map(|candidate| &*candidate.node_name),
+            "model": candidate.map(|candidate| candidate.capability.name.as_str()),
+            "phase": progress.phase,
+            "queue_position": progress.queue_position,
+        })
+    });
+}
+
+fn timeout(deadline: Duration, failed: &[(String, Failure)]) -> Failure {
+    let each: Vec<_> = failed.iter().map(|(who, failure)| format!("{who}: {}", failure.message)).collect();
+    let message = format!("no answer within {:.1} s: {}", deadline.as_secs_f64(), each.join("; "));
+    Failure::new(ErrorClass::Timeout, message)
+}
