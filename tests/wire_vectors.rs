@@ -64,6 +64,7 @@ macro_rules! every_vector {
         expected::credentials().iter().for_each(|(name, meant)| $with(name, meant));
         expected::invite_proofs().iter().for_each(|(name, meant)| $with(name, meant));
         expected::invite_tokens().iter().for_each(|(name, meant)| $with(name, meant));
+        expected::pair_terms().iter().for_each(|(name, meant)| $with(name, meant));
     };
 }
 
@@ -87,6 +88,7 @@ fn no_vector_is_without_a_meaning() {
     expected::credentials().iter().for_each(|(name, _)| add(name));
     expected::invite_proofs().iter().for_each(|(name, _)| add(name));
     expected::invite_tokens().iter().for_each(|(name, _)| add(name));
+    expected::pair_terms().iter().for_each(|(name, _)| add(name));
     known.sort();
     let mut found: Vec<String> = std::fs::read_dir(directory())
         .expect("the directory is there")

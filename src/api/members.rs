@@ -31,7 +31,7 @@ const BODY: usize = 16 * 1024;
 const LEAST_ID: usize = 6;
 
 /// Reads a request of the owner's; an empty body is an empty object.
-async fn of_owner<T: DeserializeOwned>(app: &App, request: Request<Body>) -> Result<T, ApiError> {
+pub(super) async fn of_owner<T: DeserializeOwned>(app: &App, request: Request<Body>) -> Result<T, ApiError> {
     let (parts, body) = request.into_parts();
     check_owner(app, &parts)?;
     let body = read_json(&parts.headers, body, BODY, app.settings.body_timeout, &mut app.admission.room()).await?;
@@ -40,7 +40,7 @@ async fn of_owner<T: DeserializeOwned>(app: &App, request: Request<Body>) -> Res
         .map_err(|error| ApiError::bad_request(format!("the request is not as expected: {error}")))
 }
 
-fn refusal(error: &MemberError) -> ApiError {
+pub(super) fn refusal(error: &MemberError) -> ApiError {
     let (status, code) = match error {
         MemberError::Open => (StatusCode::CONFLICT, "open_mesh"),
         MemberError::NotAdmin(_) | MemberError::Denied(_) => (StatusCode::FORBIDDEN, "not_admin"),
@@ -51,7 +51,7 @@ fn refusal(error: &MemberError) -> ApiError {
     ApiError::new(status, code, error.to_string())
 }
 
-fn entry_refusal(error: &EntryError) -> ApiError {
+pub(super) fn entry_refusal(error: &EntryError) -> ApiError {
     match error {
         EntryError::Member(error) => refusal(error),
         EntryError::Elsewhere(_) => ApiError::new(StatusCode::CONFLICT, "closed_mesh", error.to_string()),
@@ -98,9 +98,21 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiErr
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Length {
+pub(super) enum Length {
     Seconds(u64),
     Text(String),
+}
+
+impl Length {
+    pub(super) fn duration(self) -> Result<Duration, ApiError> {
+        match self {
+            Self::Seconds(seconds) => Ok(Duration::from_secs(seconds)),
+            Self::Text(text) => humantime::parse_duration(text.trim()).map_err(|_| {
+                ApiError::bad_request(format!("expires: {text:?} is not a length of time; give one such as 24h"))
+                    .param("expires")
+            }),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,14 +125,7 @@ struct Invite {
 pub(super) async fn invite(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, ApiError> {
     let wanted: Invite = of_owner(&app, request).await?;
     let usual = InviteOptions::default();
-    let life = match wanted.expires {
-        None => usual.life,
-        Some(Length::Seconds(seconds)) => Duration::from_secs(seconds),
-        Some(Length::Text(text)) => humantime::parse_duration(text.trim()).map_err(|_| {
-            ApiError::bad_request(format!("expires: {text:?} is not a length of time; give one such as 24h"))
-                .param("expires")
-        })?,
-    };
+    let life = wanted.expires.map_or(Ok(usual.life), Length::duration)?;
     let role = match wanted.role {
         None => usual.role,
         Some(text) => text.parse::<Role>().map_err(|error| ApiError::bad_request(error.to_string()).param("role"))?,

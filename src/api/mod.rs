@@ -20,6 +20,7 @@
 //! | `mesh`, `judgement` | nodes, topology, capabilities, decisions, joining |
 //! | `doctor` | what hinders this node, why, and what to do |
 //! | `members` | closed meshes: members, invites, revocations; for the node's owner only |
+//! | `pairing` | spoken codes for nearby machines; for the node's owner only |
 //! | `meta` | probes, metrics, health, the contract, the landing page |
 
 mod answer;
@@ -40,6 +41,7 @@ mod moment;
 mod openai;
 mod origin;
 mod owner;
+mod pairing;
 mod routes;
 mod server;
 mod service;

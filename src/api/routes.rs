@@ -10,7 +10,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::facades::{self, ollama};
 use super::face::Face;
-use super::{doctor, members, mesh, meta, openai};
+use super::{doctor, members, mesh, meta, openai, pairing};
 
 /// Label of requests to no route.
 const UNMATCHED: &str = "unmatched";
@@ -48,6 +48,9 @@ const ROUTES: &[Route] = &[
     at("POST", "/v1/mesh/join", || post(mesh::join)),
     at("GET", "/v1/mesh/members", || get(members::list)),
     at("POST", "/v1/mesh/invite", || post(members::invite)),
+    at("POST", "/v1/mesh/pair", || post(pairing::begin)),
+    at("GET", "/v1/mesh/pair/{id}", || get(pairing::look)),
+    at("POST", "/v1/mesh/pair/{id}/answer", || post(pairing::answer)),
     at("POST", "/v1/mesh/revoke", || post(members::revoke)),
     at("POST", "/v1/mesh/create", || post(members::create)),
     at("POST", "/v1/mesh/leave", || post(members::leave)),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -9,7 +10,10 @@ use serde::Serialize;
 use crate::capability::{Intent, PeerId};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
-use crate::mesh::{EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, Revoked};
+use crate::mesh::{
+    Code, EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, PairView, Revoked, Role,
+    Seed,
+};
 use crate::router::{Decision, Logged};
 
 /// The node behind the API.
@@ -63,6 +67,26 @@ pub trait Service: Send + Sync + 'static {
 
     /// Makes a closed mesh of this name, and goes into it.
     fn create_mesh(&self, name: String) -> BoxFuture<'static, Result<(), EntryError>>;
+
+    /// Offers a spoken code to a nearby machine.
+    ///
+    /// # Errors
+    ///
+    /// When this node may not.
+    fn offer_pairing(&self, role: Role, life: Duration) -> Result<PairView, MemberError>;
+
+    /// Begins to join with a spoken code, looking at these places and on the network.
+    ///
+    /// # Errors
+    ///
+    /// When the node is in a closed mesh already.
+    fn join_nearby(&self, code: Code, peers: Vec<Seed>) -> Result<PairView, EntryError>;
+
+    /// A pairing, once its revision is greater than `after` or `wait` is over; `None` when there is none with this id.
+    fn pairing(&self, id: &str, after: u64, wait: Duration) -> BoxFuture<'static, Option<PairView>>;
+
+    /// The owner's answer about a pairing.
+    fn answer_pairing(&self, id: &str, yes: bool) -> BoxFuture<'static, Result<Option<PairView>, MemberError>>;
 
     /// Leaves the closed mesh. Returns where its files are now.
     fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>>;

@@ -98,14 +98,17 @@ Exit codes:
   3  no atmosphere node answers there, and nothing hinders one
   4  no such node")]
     Doctor(DoctorArgs),
-    /// Join a mesh: a closed one with an invite, an open one by the address of one of its nodes.
+    /// Join a mesh: a closed one with an invite or a spoken code, an open one by the address of one of its nodes.
     #[command(after_help = below!("  atmosphere join atmo1...                    what `atmosphere invite` printed; a node need not run
+  atmosphere join 7-otter-lamp                what `atmosphere invite --nearby` shows; a node need not run
+  atmosphere join 7-otter-lamp --peer 192.168.1.20:11450      where mDNS does not find it
   atmosphere join 192.168.1.20:11450
   atmosphere join /dns4/gpu.example.net/tcp/11450", asks))]
     Join(JoinArgs),
     /// Invite a machine to the closed mesh of this node, which must be one of its admins.
     #[command(after_help = below!("  atmosphere invite
   atmosphere invite --role client --expires 1h
+  atmosphere invite --nearby                    a short code to read out, for a machine of this network
   atmosphere invite --uses 10 > invite.txt      only the token, for a script", asks))]
     Invite(InviteArgs),
     /// List the members of the closed mesh, their roles, and who was revoked.
@@ -283,9 +286,16 @@ pub struct DoctorArgs {
 /// The flags of `join`.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// An invite (token or atmosphere:// link), or the address of a node: host:port or multiaddr; - reads it from stdin.
-    #[arg(value_name = "INVITE|ADDRESS")]
+    /// An invite (token or atmosphere:// link), a spoken code such as 7-otter-lamp, or the address of a node: host:port or
+    /// multiaddr; - reads it from stdin.
+    #[arg(value_name = "INVITE|CODE|ADDRESS")]
     pub peer: String,
+    /// With a code: where the other machine is, as host:port or multiaddr, where mDNS does not find it; may be repeated.
+    #[arg(long = "peer", value_name = "ADDR", value_hint = ValueHint::Hostname)]
+    pub peers: Vec<String>,
+    /// With a code: say yes without asking.
+    #[arg(long)]
+    pub yes: bool,
     /// Which node, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -294,15 +304,21 @@ pub struct JoinArgs {
 /// The flags of `invite`.
 #[derive(Debug, Args)]
 pub struct InviteArgs {
-    /// How long it can be used.
-    #[arg(long, default_value = "24h", value_name = "TIME")]
-    pub expires: String,
-    /// How many machines it lets in.
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
-    pub uses: u32,
+    /// Show a short code to read out for a machine of this network, and ask on both screens before it is let in.
+    #[arg(long)]
+    pub nearby: bool,
+    /// How long it can be used [default: 24h; with --nearby 5m].
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// How many machines it lets in [default: 1].
+    #[arg(long, value_name = "COUNT")]
+    pub uses: Option<u32>,
     /// What they may do: member (call and offer), client (call only), relay (carry traffic only) or admin (invite and revoke, too).
     #[arg(long, default_value = "member")]
     pub role: String,
+    /// With --nearby: say yes without asking.
+    #[arg(long, requires = "nearby")]
+    pub yes: bool,
     /// Which node, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

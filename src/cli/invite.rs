@@ -14,6 +14,9 @@ use super::shapes::Invited;
 const QUIET: usize = 4;
 
 pub(super) async fn run(args: &InviteArgs, output: &mut Output<'_>) -> Result<(), CliError> {
+    if args.nearby {
+        return super::nearby::offer(args, output).await;
+    }
     let client = Client::new(&args.client)?;
     let wanted = json!({"expires": args.expires, "uses": args.uses, "role": args.role});
     let body = client.post("/v1/mesh/invite", &wanted).await?;

@@ -2,15 +2,23 @@
 
 use serde_json::json;
 
-use super::args::ClientArgs;
+use super::args::{ClientArgs, JoinArgs};
 use super::client::{Client, parse};
 use super::error::CliError;
 use super::meshes::{Offline, offline};
 use super::output::{Output, counted, name};
 use super::shapes::Mesh;
-use crate::mesh::{self, EntryError, KnockError, Seed, Token};
+use crate::mesh::{self, Code, EntryError, KnockError, Seed, Token};
 
-pub(super) async fn run(args: &ClientArgs, peer: &str, output: &mut Output<'_>) -> Result<(), CliError> {
+pub(super) async fn run(joining: &JoinArgs, peer: &str, output: &mut Output<'_>) -> Result<(), CliError> {
+    let args = &joining.client;
+    if Code::is_like(peer) {
+        let code = peer.parse::<Code>().map_err(|error| CliError::Usage(error.to_string()))?;
+        return super::nearby::join(joining, &code, output).await;
+    }
+    if joining.yes || !joining.peers.is_empty() {
+        return Err(CliError::Usage("--yes and --peer go with a spoken code, such as 7-otter-lamp".into()));
+    }
     if Token::is_like(peer) {
         let token = peer.parse::<Token>().map_err(|error| CliError::Usage(error.to_string()))?;
         if let Some(stopped) = offline(args)? {

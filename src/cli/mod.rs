@@ -14,6 +14,7 @@ mod invite;
 mod join;
 mod members;
 mod meshes;
+mod nearby;
 mod nodes;
 mod offline;
 mod output;
@@ -100,7 +101,7 @@ pub fn execute(command: Command, stdin: &mut dyn Read, output: &mut Output<'_>) 
         Command::Doctor(args) => block_on(doctor::run(&args, output)),
         Command::Join(args) => {
             let peer = if args.peer == "-" { prompt("-", stdin)? } else { args.peer.clone() };
-            block_on(join::run(&args.client, peer.trim(), output))
+            block_on(join::run(&args, peer.trim(), output))
         }
         Command::Invite(args) => block_on(invite::run(&args, output)),
         Command::Members(args) => block_on(members::list(&args, output)),

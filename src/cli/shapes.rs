@@ -108,6 +108,32 @@ pub(super) struct Invited {
     pub expires_at: Option<String>,
 }
 
+/// The answers of `/v1/mesh/pair`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Paired {
+    pub pairing: Pairing,
+}
+
+/// A pairing by a spoken code.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pairing {
+    pub id: String,
+    pub revision: u64,
+    pub side: String,
+    pub stage: String,
+    pub code: Option<String>,
+    pub mesh: Option<String>,
+    pub role: Option<String>,
+    pub node: Option<String>,
+    pub node_name: Option<String>,
+    pub check: Option<String>,
+    pub far_agreed: bool,
+    pub attempts_left: Option<u64>,
+    pub problem: Option<String>,
+}
+
 /// The answer of `POST /v1/mesh/revoke`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

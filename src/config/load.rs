@@ -432,6 +432,12 @@ fn hint(path: &str, key: &str) -> String {
     }
 }
 
+/// What a node of this machine is called, unless its owner says otherwise.
+#[must_use]
+pub fn machine_name() -> String {
+    default_name(super::source::hostname().as_deref())
+}
+
 /// The machine's name up to the first dot, made fit for a node.
 fn default_name(hostname: Option<&str>) -> String {
     let short = hostname.unwrap_or_default().split('.').next().unwrap_or_default();

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use backend::Backend;
 pub use data_dir::{ApiFile, DataDir, DataDirError, default_data_dir, url_from_here};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, machine_name};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::{REDACTED, Secret, without_userinfo};
 pub use source::{FlagValue, Sources};

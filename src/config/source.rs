@@ -58,12 +58,12 @@ impl Sources {
 }
 
 #[cfg(unix)]
-fn hostname() -> Option<String> {
+pub(super) fn hostname() -> Option<String> {
     rustix::system::uname().nodename().to_str().ok().map(str::to_owned)
 }
 
 #[cfg(not(unix))]
-fn hostname() -> Option<String> {
+pub(super) fn hostname() -> Option<String> {
     std::env::var("COMPUTERNAME").ok().map(|name| name.to_lowercase())
 }
 

@@ -176,7 +176,7 @@ impl Handle {
 }
 
 /// Does what waits for the disk where that holds nobody up.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MemberError> + Send + 'static,
 ) -> Result<T, MemberError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -12,6 +12,7 @@ use super::call;
 use super::command::{Command, JoinError};
 use super::identity::Identity;
 use super::member::Closed;
+use super::pair::Joins;
 use super::situation::Situation;
 use super::streams::{Control, OpenError, Prefer};
 use super::view::{MeshView, PathClass};
@@ -42,6 +43,8 @@ pub struct Shared {
     pub(super) data_dir: Option<PathBuf>,
     control: ArcSwap<Control>,
     closed: ArcSwapOption<Closed>,
+    /// This node's own attempt to join with a spoken code.
+    pub(super) joins: Joins,
     /// One change at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
@@ -54,7 +57,14 @@ impl Shared {
         closed: Option<Closed>,
     ) -> Arc<Self> {
         let (control, closed) = (ArcSwap::from_pointee(control), ArcSwapOption::from(closed.map(Arc::new)));
-        Arc::new(Self { identity, data_dir, control, closed, changing: tokio::sync::Mutex::default() })
+        Arc::new(Self {
+            identity,
+            data_dir,
+            control,
+            closed,
+            joins: Joins::default(),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The node is in another mesh now.

@@ -54,6 +54,9 @@ pub enum KnockError {
         /// Why, in the member's words.
         why: String,
     },
+    /// A person there has to say yes first.
+    #[error("the person at the other machine has not said yes yet to letting this node into the mesh {0}")]
+    NotYet(String),
 }
 
 /// What a newcomer was granted.
@@ -88,6 +91,7 @@ pub async fn knock(identity: &Identity, token: &Token) -> Result<Granted, KnockE
     }
     match tokio::time::timeout(LIMIT, try_all(identity, token)).await {
         Ok(Ok(granted)) => Ok(granted),
+        Ok(Err(Failures { waits: true, .. })) => Err(KnockError::NotYet(token.mesh_name.clone())),
         Ok(Err(Failures { refusal: Some(why), .. })) => Err(refused(why)),
         Ok(Err(Failures { texts, .. })) => Err(unreachable(texts.join("; "))),
         Err(_) => Err(unreachable(format!("nobody answered within {} s", LIMIT.as_secs()))),
@@ -96,6 +100,8 @@ pub async fn knock(identity: &Identity, token: &Token) -> Result<Granted, KnockE
 
 #[derive(Default)]
 struct Failures {
+    /// A member said that its person has to say yes first.
+    waits: bool,
     /// What a member said.
     refusal: Option<String>,
     /// What became of each address.
@@ -171,6 +177,7 @@ impl Failures {
     fn note(&mut self, address: &Multiaddr, error: &std::io::Error) {
         let gate = super::causes::causes(error).find_map(|cause| cause.downcast_ref::<GateError>());
         match gate {
+            Some(GateError::Refused(Refusal::NotYet)) => self.waits = true,
             Some(GateError::Refused(Refusal::NotAdmitted(why)) | GateError::Refuses(Refusal::NotAdmitted(why))) => {
                 self.refusal = Some(why.clone());
             }

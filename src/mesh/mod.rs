@@ -11,6 +11,7 @@
 //!   were not there; the catalog's register judges and keeps them.
 //! * [`call`]s run on `streams` of their own, past the driver.
 //! * `member` knows who belongs to a closed mesh; `knock` and `entry` bring a node into one, also while it runs.
+//! * `pair` lets a nearby machine in with a short spoken code; `nearby` and `pairing` do it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,7 +47,10 @@ mod knock;
 mod listen;
 mod member;
 mod multicast;
+mod nearby;
 mod own_time;
+mod pair;
+mod pairing;
 mod reachability;
 mod seeds;
 mod settings;
@@ -98,6 +102,9 @@ pub use member::{
     Closed, DEFAULT_LIFETIME, Denied, FilesError, InviteError, InviteOptions, Invited, MemberError, MemberView,
     RecordError, Revoked, Role, RoleError, Token, TokenError,
 };
+pub use nearby::{Introduction, Nearby, NearbyError, meet};
+pub use pair::{ANSWER_LIFE, CODE_LIFE, Code, CodeError, MAX_CODE_LIFE, PairSide, PairStage, PairView};
+pub use pairing::{ASK_AGAIN, Attempt};
 pub use reachability::{Nat, Source};
 pub use settings::{DEFAULT_ADVERT_TTL, DEFAULT_MESH_NAME, RelayServer, Settings};
 pub use situation::{Incident, OwnAddress, Situation, TurnedAway};

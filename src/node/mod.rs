@@ -113,6 +113,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         name: config.name.as_str().into(),
         open_mesh: config.mesh.name.as_str().into(),
         membership: config.mesh.membership,
+        mdns: !config.no_mdns,
         mesh: handle,
         registry,
         catalog,

@@ -22,6 +22,8 @@ pub(super) struct Parts {
     pub open_mesh: Arc<str>,
     /// How long memberships last that this node issues.
     pub membership: Duration,
+    /// Whether to look for others on the local network.
+    pub mdns: bool,
     pub mesh: mesh::Handle,
     pub registry: Arc<Registry>,
     pub catalog: Arc<Catalog>,

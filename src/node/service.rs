@@ -15,7 +15,8 @@ use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Tar
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
 use crate::mesh::{
-    self, EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, Revoked, Token,
+    self, Attempt, Code, EntryError, Examination, InviteOptions, Invited, MemberError, MemberView, MeshView, Nearby,
+    PairView, Revoked, Role, Seed, Token,
 };
 use crate::provider::Registry;
 use crate::router::{Decision, Logged};
@@ -121,6 +122,32 @@ impl Service for NodeService {
             Ok(())
         }
         .boxed()
+    }
+
+    fn offer_pairing(&self, role: Role, life: Duration) -> Result<PairView, MemberError> {
+        self.0.mesh.offer_pairing(role, life, &self.0.name)
+    }
+
+    fn join_nearby(&self, code: Code, peers: Vec<Seed>) -> Result<PairView, EntryError> {
+        // Where the owner says where to look, there only; or else at the seeds and on the network.
+        let nearby = if peers.is_empty() {
+            let seeds = self.0.mesh.view().seeds.iter().filter_map(|seed| seed.seed.parse().ok()).collect();
+            Nearby { seeds, mdns: self.0.mdns }
+        } else {
+            Nearby { seeds: peers, mdns: false }
+        };
+        let (own_name, lifetime) = (self.0.name.to_string(), self.0.membership);
+        self.0.mesh.join_nearby(Attempt { code, nearby, own_name, lifetime })
+    }
+
+    fn pairing(&self, id: &str, after: u64, wait: Duration) -> BoxFuture<'static, Option<PairView>> {
+        let (mesh, id) = (self.0.mesh.clone(), id.to_owned());
+        async move { mesh.pairing(&id, after, wait).await }.boxed()
+    }
+
+    fn answer_pairing(&self, id: &str, yes: bool) -> BoxFuture<'static, Result<Option<PairView>, MemberError>> {
+        let (mesh, id) = (self.0.mesh.clone(), id.to_owned());
+        async move { mesh.answer_pairing(&id, yes).await }.boxed()
     }
 
     fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>> {

@@ -178,6 +178,8 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
         signature: bytes(3, 64),
         grant: Some(grant),
     };
+    let start =
+        v1::PairStart { wire_major: 1, wire_minor: 0, nonce: bytes(2, 32), number: 7, element: bytes(0x41, 33) };
     let verdict = |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into() });
     let bodies = vec![
         ("gate-hello", Body::Hello(hello)),
@@ -193,6 +195,13 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
         ("gate-verdict-itself", verdict(6, "")),
         ("gate-verdict-identity-clash", verdict(7, "")),
         ("gate-proof-grant", Body::Proof(granting)),
+        ("gate-verdict-wait", verdict(8, "")),
+        ("gate-verdict-no-pairing", verdict(9, "")),
+        ("gate-pair-start", Body::PairStart(start)),
+        ("gate-pair-reply", Body::PairReply(v1::PairReply { nonce: bytes(3, 32), element: bytes(0x42, 33) })),
+        ("gate-pair-proof", Body::PairProof(v1::PairProof { mac: bytes(4, 32), name: "laptop".into() })),
+        ("gate-pair-offer", Body::PairOffer(v1::PairOffer { terms: bytes(5, 8), mac: bytes(6, 32) })),
+        ("gate-pair-decline", Body::PairDecline(v1::PairDecline { mac: bytes(7, 32) })),
     ];
     bodies.into_iter().map(|(name, body)| (name, v1::GateMessage { body: Some(body) })).collect()
 }
@@ -363,6 +372,18 @@ pub fn invite_proofs() -> Vec<(&'static str, v1::InviteProof)> {
         issuer: Bytes::from_static(&[9; 38]),
     };
     vec![("invite-proof", proof)]
+}
+
+/// What a newcomer with a spoken code is offered.
+pub fn pair_terms() -> Vec<(&'static str, v1::PairTerms)> {
+    let terms = v1::PairTerms {
+        root_key: Bytes::from_static(&[5; 32]),
+        mesh_name: "home".into(),
+        role: 3,
+        expires: 1_700_000_120,
+        name: "nas".into(),
+    };
+    vec![("pair-terms", terms)]
 }
 
 /// What a token is made of.

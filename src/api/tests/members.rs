@@ -33,6 +33,36 @@ async fn members_and_invites_have_their_shapes() {
 }
 
 #[tokio::test]
+async fn a_spoken_code_is_offered_looked_at_and_taken_back() {
+    let api = silent_api(settings()).await;
+    let response = api.post("/v1/mesh/pair", &json!({"expires": "2m", "role": "client"})).await;
+    assert_eq!(response.status(), 200);
+    let pairing = response.json::<Value>().await.expect("JSON")["pairing"].clone();
+    let text = |field: &str| pairing[field].as_str().unwrap_or("-").to_owned();
+    assert_eq!((text("side"), text("stage"), text("mesh")), ("offers".into(), "waiting".into(), "home".into()));
+    assert_eq!((text("role"), pairing["attempts_left"].clone()), ("client".into(), json!(3)));
+    assert_eq!(text("code").split('-').count(), 3, "{pairing}");
+    let path = format!("/v1/mesh/pair/{}", text("id"));
+    let (status, answer) = api.get(&format!("{path}?after=0")).await;
+    assert_eq!((status, &answer["pairing"]), (200, &pairing));
+    let response = api.post(&format!("{path}/answer"), &json!({"yes": false})).await;
+    let ended = response.json::<Value>().await.expect("JSON");
+    assert_eq!(ended["pairing"]["stage"], "ended");
+    assert!(ended["pairing"]["problem"].as_str().is_some_and(|why| why.contains("taken back")), "{ended}");
+    assert_eq!(api.get("/v1/mesh/pair/0?after=0").await.0, 404);
+    assert_eq!(api.post("/v1/mesh/pair/0/answer", &json!({"yes": true})).await.status(), 404);
+    for (bad, status) in [
+        (json!({"code": "7-oter-lamp"}), 400),
+        (json!({"code": "7-otter-lamp", "peers": ["x y"]}), 400),
+        (json!({"code": "7-otter-lamp"}), 409),
+        (json!({"expires": "soon"}), 400),
+        (json!({"role": "king"}), 400),
+    ] {
+        assert_eq!(api.post("/v1/mesh/pair", &bad).await.status(), status, "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_is_revoked_by_its_name_its_id_or_the_end_of_it() {
     let api = silent_api(settings()).await;
     let id = peer(2).to_base58();
@@ -50,6 +80,8 @@ async fn no_web_page_of_another_site_changes_anything_even_where_it_may_use_the_
     let api = silent_api(Settings { allowed_origins: vec!["*".to_owned()], ..settings() }).await;
     for (path, body) in [
         ("invite", json!({})),
+        ("pair", json!({})),
+        ("pair/0/answer", json!({"yes": true})),
         ("revoke", json!({"node": "gpu"})),
         ("create", json!({"name": "x"})),
         ("leave", json!({})),

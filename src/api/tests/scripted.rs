@@ -21,8 +21,8 @@ use crate::capability::{
 use crate::catalog::{Catalog, Snapshot};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
 use crate::mesh::{
-    Closed, Denied, EntryError, Examination, Identity, InviteOptions, Invited, LinkTransport, MemberError, MemberView,
-    MeshView, Neighbour, PathClass, PeerView, Revoked, Role,
+    Closed, Code, Denied, EntryError, Examination, Identity, InviteOptions, Invited, LinkTransport, MemberError,
+    MemberView, MeshView, Neighbour, PairView, PathClass, PeerView, Revoked, Role, Seed,
 };
 use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Step};
 use crate::telemetry::Metrics;
@@ -40,6 +40,7 @@ pub(super) struct ScriptedNode {
     view: Arc<MeshView>,
     pub(super) phase: Mutex<Phase>,
     pub(super) revoked: Mutex<Vec<PeerId>>,
+    closed: Closed,
     logged: Vec<Logged>,
 }
 
@@ -217,6 +218,23 @@ impl Service for ScriptedNode {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn offer_pairing(&self, role: Role, life: Duration) -> Result<PairView, MemberError> {
+        Ok(self.closed.desk().offer(role, life, "laptop".to_owned()))
+    }
+
+    fn join_nearby(&self, _: Code, _: Vec<Seed>) -> Result<PairView, EntryError> {
+        Err(EntryError::Elsewhere("home".to_owned()))
+    }
+
+    fn pairing(&self, id: &str, _: u64, _: Duration) -> BoxFuture<'static, Option<PairView>> {
+        futures::future::ready(self.closed.desk().view(id)).boxed()
+    }
+
+    fn answer_pairing(&self, id: &str, yes: bool) -> BoxFuture<'static, Result<Option<PairView>, MemberError>> {
+        let known = self.closed.desk().answer(id, yes).is_some();
+        futures::future::ready(Ok(known.then(|| self.closed.desk().view(id)).flatten())).boxed()
+    }
+
     fn leave_mesh(&self) -> BoxFuture<'static, Result<Vec<PathBuf>, EntryError>> {
         futures::future::ready(Err(EntryError::Member(MemberError::Open))).boxed()
     }
@@ -340,6 +358,7 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
         view: Arc::new(view),
         phase: Mutex::new(Phase::Ready),
         revoked: Mutex::default(),
+        closed: Closed::create(None, &Identity::generate(), "home").expect("a mesh"),
         logged: vec![Logged {
             decision: Arc::new(decision()),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),

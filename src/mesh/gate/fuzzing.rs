@@ -3,8 +3,10 @@
 use super::handshake::{Handshake, Role, Standing};
 use super::instance::Instance;
 use super::membership::Membership;
+use super::pairing::Pairing;
 use super::{Admission, Identity, MeshId};
 use crate::mesh::member::Closed;
+use crate::mesh::pair::Code;
 
 /// Hands a stranger's messages to both ends of a handshake, and tells whether either let the stranger in.
 #[must_use]
@@ -13,10 +15,20 @@ pub fn gate_admits(messages: &[Vec<u8>]) -> bool {
     let instance = Instance::new([5; 32]);
     let mut meshes = vec![(MeshId::open("fuzz"), Membership::Open(Admission::Everybody))];
     meshes.extend(Closed::create(None, &own, "fuzz").ok().map(|closed| (closed.mesh(), Membership::Closed(closed))));
+    for (_, membership) in &meshes {
+        if let Membership::Closed(closed) = membership {
+            let _ = closed.desk().offer(crate::mesh::Role::Member, std::time::Duration::from_secs(60), "fuzz".into());
+        }
+    }
+    let pairing = Pairing::new(Code::random(), "fuzz");
+    meshes.push((MeshId::open("fuzz"), Membership::Pairing(pairing)));
     meshes.iter().any(|(mesh, membership)| {
         [Role::Initiator, Role::Responder].into_iter().any(|role| {
-            let mut handshake = Handshake::new(role, own.keypair(), *mesh, membership, stranger, &instance, [7; 16]);
-            messages.iter().any(|message| handshake.receive(message).standing == Standing::Admitted)
+            let handshake = Handshake::new(role, own.keypair(), *mesh, membership, stranger, &instance, [7; 16]);
+            let mut handshake = handshake.nearby(true);
+            messages
+                .iter()
+                .any(|message| matches!(handshake.receive(message).standing, Standing::Admitted | Standing::Paired))
         })
     })
 }

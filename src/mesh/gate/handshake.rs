@@ -9,9 +9,12 @@ use prost::Message as _;
 
 use super::instance::Instance;
 use super::membership::{Membership, Shown};
+use super::pairing::Pairing;
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
 use crate::mesh::identity::public_key;
+use crate::mesh::member::Closed;
+use crate::mesh::pair::{Away, Parties, Said, Session, Started};
 use crate::wire::v1;
 use crate::wire::v1::gate_message::Body;
 use crate::wire::v1::verdict::Code;
@@ -22,6 +25,9 @@ const DOMAIN: &[u8] = b"atmosphere-gate-v1";
 
 /// Longest explanation that is taken from the other side.
 const MAX_EXPLANATION_CHARS: usize = 200;
+
+/// Longest name of a newcomer.
+const MAX_NAME_BYTES: usize = 256;
 
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +84,22 @@ pub enum Refusal {
          directory of its own)"
     )]
     IdentityClash,
+    /// A person has to say yes first.
+    #[error("the person at the other machine has not said yes yet")]
+    NotYet,
+    /// The other side shows no code with that number.
+    #[error("it shows no spoken code with that number")]
+    NoPairing,
+}
+
+impl From<Away> for Refusal {
+    fn from(away: Away) -> Self {
+        match away {
+            Away::Unknown => Self::NoPairing,
+            Away::NotYet => Self::NotYet,
+            Away::Closed(_) | Away::Wrong(_) => Self::NotAdmitted(away.to_string()),
+        }
+    }
 }
 
 impl Refusal {
@@ -92,9 +114,13 @@ impl Refusal {
             Self::Busy => Code::Busy,
             Self::Itself => Code::Itself,
             Self::IdentityClash => Code::IdentityClash,
+            Self::NotYet => Code::Wait,
+            Self::NoPairing => Code::NoPairing,
         };
         let message = match self {
-            Self::OtherMesh | Self::Busy | Self::Itself | Self::IdentityClash => String::new(),
+            Self::OtherMesh | Self::Busy | Self::Itself | Self::IdentityClash | Self::NotYet | Self::NoPairing => {
+                String::new()
+            }
             Self::Incompatible(text) | Self::NotAdmitted(text) | Self::Malformed(text) => text.clone(),
         };
         v1::GateMessage { body: Some(Body::Verdict(v1::Verdict { code: code.into(), message })) }
@@ -115,6 +141,8 @@ impl Refusal {
             Code::Busy => Some(Self::Busy),
             Code::Itself => Some(Self::Itself),
             Code::IdentityClash => Some(Self::IdentityClash),
+            Code::Wait => Some(Self::NotYet),
+            Code::NoPairing => Some(Self::NoPairing),
         }
     }
 }
@@ -132,6 +160,8 @@ pub enum Standing {
     Refused(Refusal),
     /// An invite was shown; [`Handshake::granted`] takes what comes of it.
     Asks(Box<Asks>),
+    /// Both sides had the same spoken code. The connection has served its purpose, and leads to no protocol.
+    Paired,
 }
 
 /// An invite that a newcomer shows.
@@ -165,15 +195,28 @@ pub struct Handshake<'a> {
     remote_key: Option<PublicKey>,
     instance: &'a Instance,
     nonce: [u8; 32],
+    nearby: bool,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     AwaitsHello,
-    AwaitsProof { remote_nonce: [u8; 32] },
-    AwaitsGrant { remote_nonce: [u8; 32] },
+    AwaitsProof {
+        remote_nonce: [u8; 32],
+    },
+    AwaitsGrant {
+        remote_nonce: [u8; 32],
+    },
     AwaitsVerdict,
+    /// A newcomer with a spoken code, before the other side's half of the exchange.
+    AwaitsPairReply(Box<Started>),
+    /// The same, after it.
+    AwaitsPairOffer(Session),
+    /// The admin's node, before the newcomer's proof.
+    AwaitsPairProof(Session),
+    /// A newcomer that has told its no.
+    AwaitsNotice,
     Over,
 }
 
@@ -191,13 +234,40 @@ impl<'a> Handshake<'a> {
     ) -> Self {
         let remote_key = public_key(&remote);
         let nonce = instance.nonce(random);
-        Self { role, key, membership, mesh, remote, remote_key, instance, nonce, state: State::AwaitsHello }
+        let state = match membership {
+            Membership::Pairing(pairing) => match pairing.start(key.public().to_peer_id(), remote) {
+                Some(started) => State::AwaitsPairReply(Box::new(started)),
+                None => State::AwaitsNotice,
+            },
+            _ => State::AwaitsHello,
+        };
+        Self { role, key, membership, mesh, remote, remote_key, instance, nonce, nearby: false, state }
+    }
+
+    /// The other side is on this machine or network, so that it may try a spoken code.
+    #[must_use]
+    pub fn nearby(self, nearby: bool) -> Self {
+        Self { nearby, ..self }
     }
 
     /// What the initiator says first; the responder says nothing yet.
     #[must_use]
     pub fn opening(&self) -> Option<v1::GateMessage> {
-        (self.role == Role::Initiator).then(|| self.hello())
+        if self.role == Role::Responder {
+            return None;
+        }
+        let body = match (&self.state, self.membership) {
+            (State::AwaitsPairReply(started), Membership::Pairing(pairing)) => Body::PairStart(v1::PairStart {
+                wire_major: MAJOR,
+                wire_minor: MINOR,
+                nonce: self.nonce.to_vec().into(),
+                number: pairing.number(),
+                element: started.element().to_vec().into(),
+            }),
+            (State::AwaitsNotice, Membership::Pairing(pairing)) => Body::PairDecline(pairing.decline()?),
+            _ => return Some(self.hello()),
+        };
+        Some(v1::GateMessage { body: Some(body) })
     }
 
     /// Takes one message.
@@ -212,8 +282,86 @@ impl<'a> Handshake<'a> {
             (state, Body::Verdict(verdict)) => self.on_verdict(&state, verdict),
             (State::AwaitsHello, Body::Hello(hello)) => self.on_hello(&hello),
             (State::AwaitsProof { remote_nonce }, Body::Proof(proof)) => self.on_proof(&proof, &remote_nonce),
-            _ => refuse(Refusal::Malformed("a message out of order".into())),
+            (state, body) => self.on_pairing(state, body).unwrap_or_else(refuse),
         }
+    }
+
+    /// Takes a message of a pairing.
+    fn on_pairing(&mut self, state: State, body: Body) -> Result<Step, Refusal> {
+        match (state, body, self.membership) {
+            (State::AwaitsHello, Body::PairStart(start), membership) if self.role == Role::Responder => {
+                self.on_pair_start(&start, membership)
+            }
+            (State::AwaitsHello, Body::PairDecline(decline), Membership::Closed(closed))
+                if self.role == Role::Responder =>
+            {
+                let known = closed.desk().declined(&self.remote, &decline.mac);
+                Err(if known { Refusal::NotAdmitted("it is noted".into()) } else { Refusal::NoPairing })
+            }
+            (State::AwaitsPairProof(session), Body::PairProof(proof), Membership::Closed(closed)) => {
+                self.on_pair_proof(closed, &session, &proof)
+            }
+            (State::AwaitsPairReply(started), Body::PairReply(reply), Membership::Pairing(pairing)) => {
+                self.on_pair_reply(pairing, *started, &reply)
+            }
+            (State::AwaitsPairOffer(session), Body::PairOffer(offer), Membership::Pairing(pairing)) => {
+                pairing.take(self.remote, &session, &offer).map_err(Refusal::NotAdmitted)?;
+                Ok(Step { send: None, standing: Standing::Paired })
+            }
+            _ => Err(Refusal::Malformed("a message out of order".into())),
+        }
+    }
+
+    /// The other side's nonce, if it is one.
+    fn nonce_of(&self, bytes: &[u8]) -> Result<[u8; 32], Refusal> {
+        let nonce = <[u8; 32]>::try_from(bytes).map_err(|_| Refusal::Malformed("a nonce is not 32 bytes".into()))?;
+        if nonce == self.nonce { Err(Refusal::Malformed("our own nonce came back".into())) } else { Ok(nonce) }
+    }
+
+    /// A newcomer begins with a spoken code.
+    fn on_pair_start(&mut self, start: &v1::PairStart, membership: &Membership) -> Result<Step, Refusal> {
+        if start.wire_major != MAJOR {
+            return Err(Refusal::Incompatible(format!("{} meets {}", start.wire_major, MAJOR)));
+        }
+        let Membership::Closed(closed) = membership else { return Err(Refusal::NoPairing) };
+        if !self.nearby || self.has_own_id() {
+            return Err(Refusal::NoPairing);
+        }
+        let nonce = self.nonce_of(&start.nonce)?;
+        let parties = Parties { joiner: self.remote, issuer: self.key.public().to_peer_id() };
+        let started = closed.desk().begins(start.number, parties)?;
+        let element = started.element().to_vec().into();
+        let session = started.finish(&start.element, &nonce, &self.nonce).map_err(Refusal::Malformed)?;
+        let reply = v1::PairReply { nonce: self.nonce.to_vec().into(), element };
+        Ok(self.go_on(v1::GateMessage { body: Some(Body::PairReply(reply)) }, State::AwaitsPairProof(session)))
+    }
+
+    /// The admin's node answers with its half: the newcomer proves first.
+    fn on_pair_reply(&mut self, pairing: &Pairing, started: Started, reply: &v1::PairReply) -> Result<Step, Refusal> {
+        let nonce = self.nonce_of(&reply.nonce)?;
+        let session = started.finish(&reply.element, &self.nonce, &nonce).map_err(Refusal::Malformed)?;
+        let proof = pairing.proof(self.remote, &session);
+        let proof = proof.ok_or_else(|| Refusal::NotAdmitted("others have this newcomer's proof already".into()))?;
+        Ok(self.go_on(v1::GateMessage { body: Some(Body::PairProof(proof)) }, State::AwaitsPairOffer(session)))
+    }
+
+    /// A newcomer proves that it had the right code, or fails to.
+    fn on_pair_proof(&self, closed: &Closed, session: &Session, proof: &v1::PairProof) -> Result<Step, Refusal> {
+        if proof.name.len() > MAX_NAME_BYTES {
+            return Err(Refusal::Malformed("its name is too long".into()));
+        }
+        let terms = closed.desk().proves(self.remote, &proof.name, &proof.mac, session)?;
+        let terms = v1::PairTerms {
+            root_key: closed.root().to_bytes().to_vec().into(),
+            mesh_name: closed.name().to_owned(),
+            role: terms.role.to_wire(),
+            expires: terms.expires,
+            name: terms.name,
+        }
+        .encode_to_vec();
+        let mac = session.prove(Said::Issuer(&terms)).as_bytes().to_vec().into();
+        let offer = v1::PairOffer { terms: terms.into(), mac };
+        Ok(Step { send: Some(v1::GateMessage { body: Some(Body::PairOffer(offer)) }), standing: Standing::Paired })
     }
 
     fn on_hello(&mut self, hello: &v1::Hello) -> Step {
@@ -278,11 +426,11 @@ impl<'a> Handshake<'a> {
     }
 
     /// What came of the invite that was asked about.
-    pub fn granted(&mut self, grant: Result<v1::Grant, String>) -> Step {
+    pub fn granted(&mut self, grant: Result<v1::Grant, Refusal>) -> Step {
         let State::AwaitsGrant { remote_nonce } = std::mem::replace(&mut self.state, State::Over) else {
             return refuse(Refusal::Malformed("nobody asked for a grant".into()));
         };
-        match grant.map_err(Refusal::NotAdmitted).and_then(|grant| self.proof(&remote_nonce, Some(grant))) {
+        match grant.and_then(|grant| self.proof(&remote_nonce, Some(grant))) {
             Ok(answer) => self.go_on(answer, State::AwaitsVerdict),
             Err(refusal) => refuse(refusal),
         }

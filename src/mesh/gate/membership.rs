@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 
 use super::admission::Admission;
+use super::pairing::Pairing;
 use crate::capability::PeerId;
 use crate::mesh::member::{Closed, Side, Token, presented};
 use crate::wire::v1;
@@ -24,6 +25,8 @@ pub enum Membership {
     Closed(Closed),
     /// Nobody yet: this node knocks with an invite.
     Joining(Joining),
+    /// Nobody yet: this node was told a spoken code.
+    Pairing(Pairing),
 }
 
 /// A newcomer with an invite, and what it was granted.
@@ -78,7 +81,7 @@ impl Membership {
     pub const fn admission(&self) -> Admission {
         match self {
             Self::Open(admission) => *admission,
-            Self::Closed(_) | Self::Joining(_) => Admission::Everybody,
+            Self::Closed(_) | Self::Joining(_) | Self::Pairing(_) => Admission::Everybody,
         }
     }
 
@@ -86,7 +89,7 @@ impl Membership {
     #[must_use]
     pub fn credential(&self, transcript: &[u8; 32]) -> Option<Credential> {
         match self {
-            Self::Open(_) => None,
+            Self::Open(_) | Self::Pairing(_) => None,
             Self::Closed(closed) => Some(Credential::Membership(closed.credential().into())),
             Self::Joining(joining) => {
                 let mac = joining.token.key().prove(transcript, Side::Joiner);
@@ -129,6 +132,7 @@ impl Membership {
                     .map_err(|error| error.to_string())?;
                 joining.take(own, proof.grant.as_ref(), transcript).map(|()| Shown::Member)
             }
+            (Self::Pairing(_), _) => Err("it was asked for a spoken code, and for nothing else".into()),
             (Self::Joining(_), _) => Err("it has no membership of the mesh that the invite is for".into()),
         }
     }

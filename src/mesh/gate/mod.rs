@@ -11,6 +11,7 @@ mod handshake;
 mod instance;
 mod membership;
 mod outcome;
+mod pairing;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,7 @@ use instance::Instance;
 pub use membership::{Joining, Membership};
 pub use outcome::Handshakes;
 use outcome::{Direction, GateOutcome};
+pub use pairing::{Met, Pairing};
 
 /// Longest handshake: three round trips over the worst path that is still of use.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -88,6 +90,9 @@ pub enum GateError {
          (set admit = \"everybody\" on both nodes if that is what you want)"
     )]
     Address(Multiaddr),
+    /// Both sides had the same spoken code: the newcomer comes again, once both people have said yes.
+    #[error("both sides had the same spoken code; the newcomer comes again when both people have said yes")]
+    Paired,
     /// It took too long.
     #[error("the other node did not finish the membership handshake in time (is it an atmosphere node?)")]
     TimedOut,
@@ -102,7 +107,7 @@ impl GateError {
     pub const fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refuses(refusal) | Self::Refused(refusal) => Some(refusal),
-            Self::Address(_) | Self::TimedOut | Self::Io(_) => None,
+            Self::Address(_) | Self::Paired | Self::TimedOut | Self::Io(_) => None,
         }
     }
 
@@ -116,8 +121,11 @@ impl GateError {
                 Refusal::Busy => GateOutcome::Busy,
                 Refusal::Itself => GateOutcome::Itself,
                 Refusal::IdentityClash => GateOutcome::IdentityClash,
+                Refusal::NotYet => GateOutcome::NotYet,
+                Refusal::NoPairing => GateOutcome::NoPairing,
             },
             Self::Address(_) => GateOutcome::Address,
+            Self::Paired => GateOutcome::Paired,
             Self::TimedOut => GateOutcome::TimedOut,
             Self::Io(_) => GateOutcome::Broken,
         }
@@ -222,7 +230,8 @@ impl Gate {
                 }
             },
         };
-        let shaken = tokio::time::timeout(TIME_LIMIT, self.shake(node, &mut muxer, role)).await;
+        let nearby = !endpoint.is_relayed() && Admission::Private.admits(address, false);
+        let shaken = tokio::time::timeout(TIME_LIMIT, self.shake(node, &mut muxer, role, nearby)).await;
         drop(place);
         match shaken {
             Ok(Ok(())) => Ok(muxer),
@@ -234,12 +243,12 @@ impl Gate {
         }
     }
 
-    async fn shake(&self, node: PeerId, muxer: &mut StreamMuxerBox, role: Role) -> Result<(), GateError> {
+    async fn shake(&self, node: PeerId, muxer: &mut StreamMuxerBox, role: Role, nearby: bool) -> Result<(), GateError> {
         let gate = &self.0;
         let mut stream = first_stream(muxer, role).await?;
         let key = gate.identity.keypair();
         let mut handshake =
-            Handshake::new(role, key, gate.mesh, &gate.membership, node, &gate.instance, rand::random());
+            Handshake::new(role, key, gate.mesh, &gate.membership, node, &gate.instance, rand::random()).nearby(nearby);
         let talk = async {
             if let Some(opening) = handshake.opening() {
                 write_message(&mut stream, &opening).await?;
@@ -265,6 +274,10 @@ impl Gate {
                         return Err(GateError::Refuses(refusal));
                     }
                     Standing::Refused(refusal) => return Err(GateError::Refused(refusal)),
+                    Standing::Paired => {
+                        linger(&mut stream).await;
+                        return Err(GateError::Paired);
+                    }
                 }
             }
         };
@@ -272,15 +285,18 @@ impl Gate {
     }
 
     /// Honours an invite, or says why not.
-    async fn redeem(&self, node: PeerId, asks: Asks) -> Result<v1::Grant, String> {
+    async fn redeem(&self, node: PeerId, asks: Asks) -> Result<v1::Grant, Refusal> {
         let Membership::Closed(closed) = &self.0.membership else {
-            return Err("this mesh takes no invites".into());
+            return Err(Refusal::NotAdmitted("this mesh takes no invites".into()));
         };
         let closed = closed.clone();
+        // One that comes of a spoken code waits for its person.
+        closed.of_pairing(&node, &asks.invite, &asks.joiner)?;
         // It waits for the disk: a use must be counted before anybody hears that it was honoured.
         let redeemed =
             tokio::task::spawn_blocking(move || closed.redeem(node, &asks.invite, &asks.joiner, &asks.issuer)).await;
-        redeemed.map_err(|_| "this node failed to honour the invite".to_owned())?.map_err(|error| error.to_string())
+        let redeemed = redeemed.map_err(|_| Refusal::NotAdmitted("this node failed to honour the invite".into()))?;
+        redeemed.map_err(|error| Refusal::NotAdmitted(error.to_string()))
     }
 
     /// Tells a node why it is refused, without a handshake, if there is room for that.
@@ -302,7 +318,9 @@ impl Gate {
 
     fn report(&self, node: PeerId, endpoint: &ConnectedPoint, error: &GateError) {
         let not_a_member = match error.refusal() {
-            Some(Refusal::Busy | Refusal::Itself | Refusal::IdentityClash) => false,
+            Some(Refusal::Busy | Refusal::Itself | Refusal::IdentityClash | Refusal::NotYet | Refusal::NoPairing) => {
+                false
+            }
             Some(_) => true,
             None => matches!(error, GateError::Address(_)),
         };

@@ -27,6 +27,9 @@ pub enum GateOutcome {
     Itself,
     IdentityClash,
     Address,
+    NotYet,
+    NoPairing,
+    Paired,
     TimedOut,
     Broken,
 }

@@ -212,3 +212,175 @@ proptest! {
         }
     }
 }
+
+/// A spoken code at the gate.
+mod spoken {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::Identity;
+    use crate::mesh::gate::Pairing;
+    use crate::mesh::member::{Closed, Role as MemberRole};
+    use crate::mesh::pair::{Code, PairStage};
+
+    struct Desks {
+        admin: Identity,
+        newcomer: Identity,
+        closed: Closed,
+        id: String,
+        code: Code,
+        instances: [Instance; 2],
+    }
+
+    fn desks() -> Desks {
+        let (admin, newcomer) = (Identity::generate(), Identity::generate());
+        let closed = Closed::create(None, &admin, "home").expect("made");
+        let offered = closed.desk().offer(MemberRole::Member, Duration::from_secs(60), "nas".into());
+        let code = offered.code.and_then(|code| code.parse().ok()).expect("a code");
+        let instances = [Instance::new([1; 32]), Instance::new([2; 32])];
+        Desks { admin, newcomer, closed, id: offered.id, code, instances }
+    }
+
+    impl Desks {
+        fn stage(&self) -> PairStage {
+            self.closed.desk().view(&self.id).expect("known").stage
+        }
+
+        /// One handshake, with `change` applied to every message on its way.
+        fn meet(
+            &self,
+            pairing: &Pairing,
+            nearby: bool,
+            change: impl FnMut(usize, v1::GateMessage) -> Vec<u8>,
+        ) -> (Standing, Standing) {
+            let newcomer = Membership::Pairing(pairing.clone());
+            let admin = Membership::Closed(self.closed.clone());
+            let (mesh, nowhere) = (self.closed.mesh(), MeshId::open(""));
+            let (there, here) = (self.admin.peer_id(), self.newcomer.peer_id());
+            let key = self.newcomer.keypair();
+            let initiator =
+                Handshake::new(Role::Initiator, key, nowhere, &newcomer, there, &self.instances[0], [1; 16]);
+            let key = self.admin.keypair();
+            let responder = Handshake::new(Role::Responder, key, mesh, &admin, here, &self.instances[1], [2; 16]);
+            run(initiator, responder.nearby(nearby), change)
+        }
+    }
+
+    /// Another code with the same number.
+    fn wrong(code: &Code) -> Code {
+        let number = code.number();
+        let codes = [format!("{number}-otter-lamp"), format!("{number}-lamp-otter")];
+        let other = codes.into_iter().find(|text| *text != code.to_string()).expect("one of them");
+        other.parse().expect("a code")
+    }
+
+    #[test]
+    fn who_has_the_code_is_met_and_is_not_let_in() {
+        let desks = desks();
+        let pairing = Pairing::new(desks.code.clone(), "laptop");
+        assert_eq!(desks.meet(&pairing, true, as_is), (Standing::Paired, Standing::Paired));
+        let met = pairing.met().expect("met");
+        assert_eq!((met.node, met.terms.mesh_name.as_str()), (desks.admin.peer_id(), "home"));
+        let view = desks.closed.desk().view(&desks.id).expect("known");
+        assert_eq!((view.stage, view.node_name.as_deref()), (PairStage::Asking, Some("laptop")));
+        assert_eq!(view.check, Some(met.session.check()));
+        assert!(desks.closed.role_of(&desks.newcomer.peer_id()).is_err(), "nobody said yes");
+        // And the newcomer's no is heard.
+        let (told, _) = desks.meet(&Pairing::declining(&met.session), true, as_is);
+        assert!(matches!(told, Standing::Refused(Refusal::NotAdmitted(_))), "{told:?}");
+        assert_eq!(desks.stage(), PairStage::Ended);
+    }
+
+    #[test]
+    fn wrong_codes_void_it_and_other_numbers_do_not_count() {
+        let desks = desks();
+        let elsewhere: Code = format!("{}-otter-lamp", 1 + desks.code.number() % 99).parse().expect("a code");
+        let (told, _) = desks.meet(&Pairing::new(elsewhere, "x"), true, as_is);
+        assert_eq!(told, Standing::Refused(Refusal::NoPairing));
+        for left in [2, 1, 0] {
+            let pairing = Pairing::new(wrong(&desks.code), "x");
+            let (told, _) = desks.meet(&pairing, true, as_is);
+            assert!(matches!(&told, Standing::Refused(Refusal::NotAdmitted(why)) if why.contains("not the code")));
+            assert!(pairing.met().is_none());
+            let view = desks.closed.desk().view(&desks.id).expect("known");
+            assert_eq!(view.attempts_left, Some(left));
+        }
+        let (told, _) = desks.meet(&Pairing::new(desks.code.clone(), "x"), true, as_is);
+        assert!(matches!(&told, Standing::Refused(Refusal::NotAdmitted(why)) if why.contains("void")), "{told:?}");
+    }
+
+    #[test]
+    fn a_code_is_of_no_use_from_far_away_nor_at_an_open_mesh() {
+        let desks = desks();
+        let (told, _) = desks.meet(&Pairing::new(desks.code.clone(), "x"), false, as_is);
+        assert_eq!(told, Standing::Refused(Refusal::NoPairing));
+        let open = pair();
+        let pairing = Membership::Pairing(Pairing::new(desks.code.clone(), "x"));
+        let initiator = Handshake::new(
+            Role::Initiator,
+            &open.keys[0],
+            open.meshes[0],
+            &pairing,
+            open.id(1),
+            &open.instances[0],
+            [1; 16],
+        );
+        let (told, _) = run(initiator, open.responder().nearby(true), as_is);
+        assert_eq!(told, Standing::Refused(Refusal::NoPairing));
+        assert_eq!(desks.stage(), PairStage::Waiting);
+    }
+
+    #[test]
+    fn replayed_mirrored_and_changed_messages_lead_to_nothing() {
+        // What one newcomer said, said again in another handshake.
+        let desks = desks();
+        let mut said = Vec::new();
+        desks.meet(&Pairing::new(desks.code.clone(), "x"), true, |turn, message| {
+            said.push((turn, message.encode_to_vec()));
+            message.encode_to_vec()
+        });
+        let fresh = desks_again(&desks);
+        let (_, standing) = fresh.meet(&Pairing::new(fresh.code.clone(), "x"), true, |turn, message| {
+            let old = said.iter().find(|(then, _)| *then == turn && turn % 2 == 0);
+            old.map_or_else(|| message.encode_to_vec(), |(_, bytes)| bytes.clone())
+        });
+        assert!(matches!(standing, Standing::Refuses(Refusal::NotAdmitted(_))), "{standing:?}");
+        assert_eq!(fresh.stage(), PairStage::Waiting);
+        // Every byte of every message.
+        for turn in 0..4 {
+            let desks = self::desks();
+            let pairing = Pairing::new(desks.code.clone(), "x");
+            let (initiator, responder) = desks.meet(&pairing, true, |now, message| {
+                let mut bytes = message.encode_to_vec();
+                if now == turn {
+                    let last = bytes.len() - 1;
+                    bytes[last] ^= 1;
+                }
+                bytes
+            });
+            let reader = if turn % 2 == 0 { responder } else { initiator };
+            assert_ne!(reader, Standing::Paired, "turn {turn}");
+        }
+        let pairing = Membership::Pairing(Pairing::new(desks.code.clone(), "x"));
+        let (there, key) = (desks.admin.peer_id(), desks.newcomer.keypair());
+        let mesh = MeshId::open("");
+        let mut initiator = Handshake::new(Role::Initiator, key, mesh, &pairing, there, &desks.instances[0], [1; 16]);
+        let own = initiator.opening().expect("a start").encode_to_vec();
+        assert!(matches!(initiator.receive(&own).standing, Standing::Refuses(Refusal::Malformed(_))));
+    }
+
+    /// The same nodes and the same code, offered anew.
+    fn desks_again(before: &Desks) -> Desks {
+        let closed = Closed::create(None, &before.admin, "home").expect("made");
+        loop {
+            let offered = closed.desk().offer(MemberRole::Member, Duration::from_secs(60), "nas".into());
+            let code: Code = offered.code.and_then(|code| code.parse().ok()).expect("a code");
+            // The number is all that must be the same for a replay to get as far as its proof.
+            if code.number() == before.code.number() {
+                let (admin, newcomer) = (before.admin.clone(), before.newcomer.clone());
+                let instances = [Instance::new([3; 32]), Instance::new([4; 32])];
+                return Desks { admin, newcomer, closed, id: offered.id, code, instances };
+            }
+        }
+    }
+}

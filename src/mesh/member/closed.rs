@@ -28,6 +28,7 @@ use super::view::{MemberView, Merged, Renewal, Revoked, view};
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
 use crate::mesh::identity::Identity;
+use crate::mesh::pair::{Away, Desk, Pass};
 use crate::wire::v1;
 use crate::wire::v1::roster_record::Record;
 
@@ -51,6 +52,8 @@ struct Inner {
     state: Mutex<State>,
     /// Held while the file is written, so that an older state never replaces a newer one; whether it is written no more.
     writing: Mutex<bool>,
+    /// The spoken code that is offered here, if one is.
+    desk: Desk,
 }
 
 impl fmt::Debug for Closed {
@@ -134,6 +137,7 @@ impl Closed {
             dirty: true,
         };
         let closed = Self(Arc::new(Inner {
+            desk: Desk::new(name.clone()),
             name,
             keys: Keys { mesh, root_key, identity: identity.clone() },
             root,
@@ -183,6 +187,7 @@ impl Closed {
             dirty: false,
         };
         Ok(Some(Self(Arc::new(Inner {
+            desk: Desk::new(kept.name.clone()),
             name: kept.name,
             keys: Keys { mesh, root_key, identity: identity.clone() },
             root,
@@ -380,9 +385,54 @@ impl Closed {
             }
             return Err(InviteError::Disk);
         }
+        self.0.desk.redeemed(&invite.id);
         let bytes = membership.encode_to_vec();
         let mac = key.prove(issuer, Side::Issuer { membership: &bytes }).as_bytes().to_vec().into();
         Ok(v1::Grant { membership: Some(membership), mac })
+    }
+
+    /// The spoken code that this node offers, for its owner and the gate.
+    #[must_use]
+    pub fn desk(&self) -> &Desk {
+        &self.0.desk
+    }
+
+    /// Whether this node may let others in.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn may_issue(&self) -> Result<(), MemberError> {
+        self.0.state.lock().issuer(&self.0.keys).map(drop)
+    }
+
+    /// Keeps an invite for one node, of which both sides know id and secret already.
+    ///
+    /// # Errors
+    ///
+    /// When this node may not let anybody in, or it cannot be kept.
+    pub fn admit(&self, pass: &Pass) -> Result<(), MemberError> {
+        let now = now_ms();
+        let life = Duration::from_millis(pass.expires_ms.saturating_sub(now));
+        let options = InviteOptions { life, uses: 1, role: pass.role };
+        {
+            let mut state = self.0.state.lock();
+            state.issuer(&self.0.keys)?;
+            state.invites.add(pass.id, InviteKey::derive(&pass.id, &pass.secret), options, now);
+            state.invites.bind(&pass.id, pass.node);
+        }
+        self.save()
+    }
+
+    /// A newcomer presents an invite that may come of a spoken code offered here.
+    ///
+    /// # Errors
+    ///
+    /// When it does, and nobody has said yes yet, or somebody said no.
+    pub fn of_pairing(&self, node: &PeerId, invite: &v1::InviteProof, joiner: &[u8; 32]) -> Result<(), Away> {
+        self.0.desk.presents(node, &invite.id, |id, secret| {
+            InviteKey::derive(id, secret).is_proof(&invite.mac, joiner, Side::Joiner)
+        })
     }
 
     /// Ends the membership of a node, for all members. Nodes that it let in as an admin get a new one from here, unless

@@ -121,6 +121,9 @@ pub struct Invite {
     uses: u32,
     #[serde(with = "super::encoding::nodes")]
     used_by: Vec<PeerId>,
+    /// The only nodes that it is for; none: for whoever has it.
+    #[serde(default, with = "super::encoding::nodes", skip_serializing_if = "Vec::is_empty")]
+    only_for: Vec<PeerId>,
 }
 
 /// Why an invite is not honoured. The text is for the newcomer.
@@ -141,6 +144,9 @@ pub enum InviteError {
     /// The newcomer was in already, and was thrown out.
     #[error("this node was revoked after that invite was made (ask for a new one: atmosphere invite)")]
     Revoked,
+    /// It is for another node.
+    #[error("that invite is for another node (ask for one of your own: atmosphere invite)")]
+    OtherNode,
     /// This node may not let anybody in.
     #[error("this node is no admin of the mesh any more (ask an admin for an invite)")]
     NotAdmin,
@@ -184,8 +190,16 @@ impl Invites {
             expires_ms: now_ms.saturating_add(super::roster::ms(options.life)),
             uses: options.uses,
             used_by: Vec::new(),
+            only_for: Vec::new(),
         };
         self.0.insert(id, invite);
+    }
+
+    /// Keeps an invite for this node alone.
+    pub fn bind(&mut self, id: &InviteId, node: PeerId) {
+        if let Some(invite) = self.0.get_mut(id) {
+            invite.only_for = vec![node];
+        }
     }
 
     /// A newcomer presents an invite, with its proof for this handshake. Returns what it is to become, the key to
@@ -207,6 +221,9 @@ impl Invites {
         // Before anything else: who does not have the secret learns nothing of the invite.
         if !invite.key.is_proof(proof, transcript, Side::Joiner) {
             return Err(InviteError::Forged);
+        }
+        if !invite.only_for.is_empty() && !invite.only_for.contains(&node) {
+            return Err(InviteError::OtherNode);
         }
         if invite.expires_ms <= now_ms {
             return Err(InviteError::Expired(date(invite.expires_ms)));
@@ -273,6 +290,18 @@ mod tests {
         assert_eq!(bench.redeem(nodes[2], NOW), Err(InviteError::Used(2)), "after a restart, too");
         bench.invites.give_back(&ID, &nodes[0]);
         assert_eq!(bench.redeem(nodes[2], NOW), Ok(Role::Client));
+    }
+
+    #[test]
+    fn an_invite_for_one_node_lets_in_no_other() {
+        let mut bench = bench(InviteOptions::default());
+        let node = PeerId::random();
+        bench.invites.bind(&ID, node);
+        assert_eq!(bench.redeem(PeerId::random(), NOW), Err(InviteError::OtherNode));
+        let kept = serde_json::to_string(&bench.invites.to_vec()).expect("kept");
+        bench.invites = Invites::of(serde_json::from_str(&kept).expect("read"));
+        assert_eq!(bench.redeem(PeerId::random(), NOW), Err(InviteError::OtherNode), "after a restart, too");
+        assert_eq!(bench.redeem(node, NOW), Ok(Role::Member));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Role {
         }
     }
 
-    pub(super) fn of_wire(role: i32) -> Option<Self> {
+    pub(in crate::mesh) fn of_wire(role: i32) -> Option<Self> {
         match v1::Role::try_from(role).ok()? {
             v1::Role::Unspecified => None,
             v1::Role::Client => Some(Self::Client),
@@ -71,7 +71,7 @@ impl Role {
         }
     }
 
-    pub(super) fn to_wire(self) -> i32 {
+    pub(in crate::mesh) fn to_wire(self) -> i32 {
         i32::from(match self {
             Self::Client => v1::Role::Client,
             Self::Relay => v1::Role::Relay,

@@ -75,7 +75,7 @@ impl Token {
     /// A token of these parts.
     #[must_use]
     #[allow(clippy::too_many_arguments, reason = "each is one field")]
-    pub(super) const fn new(
+    pub(in crate::mesh) const fn new(
         root: ed25519::PublicKey,
         id: InviteId,
         secret: [u8; SECRET_BYTES],
