@@ -81,7 +81,7 @@ impl Joins {
             let answer = if asked { join.answer.take() } else { None };
             (answer, join.task.clone(), stage)
         };
-        if stage == PairStage::Waiting && !yes || stage == PairStage::Agreed && !yes {
+        if !yes && matches!(stage, PairStage::Waiting | PairStage::Agreed) {
             // There is nobody to tell yet; or it is up to the other side alone by now.
             self.end(id, "this side took it back".into());
             if let Some(task) = task {

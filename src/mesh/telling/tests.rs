@@ -27,7 +27,7 @@ fn teller(start: Instant) -> (Teller, std::sync::Arc<parking_lot::Mutex<Duration
         }
     };
     let signer = Signer::with_clock(Keypair::generate_ed25519(), MESH, Box::new(clock)).expect("a signer");
-    let verify: Box<Verify> = Box::new(|mesh, wire| statement::verify(mesh, wire));
+    let verify: Box<Verify> = Box::new(statement::verify);
     (Teller::new(signer, verify, 1000, TTL, StdRng::seed_from_u64(1), start), passed)
 }
 
