@@ -306,8 +306,8 @@ fn whoever_came_after_the_lesson_counts_by_likeness() {
         "farm/camelids",
         "camelids",
         "Answers questions about keeping llamas and alpacas: feeding, shearing, health and housing.",
-        &["llama", "alpaca"],
-        &["What do alpacas eat?"],
+        &["llama", "alpaca", "camelids", "husbandry"],
+        &["What do alpacas eat?", "How often must a llama be shorn?"],
     );
     fill(&catalog, vec![(a, "gpu", models()), (b, "farm", vec![late])]);
     let ask = || headlines(&router);
