@@ -15,12 +15,13 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use futures::{FutureExt as _, Stream};
 use parking_lot::Mutex;
 
-use super::Running;
 use super::question::{Form, Key, Question};
-use super::shelf::{Answer, Shelf};
+use super::shelf::{Answer, Head, Shelf};
 use crate::capability::{Failure, Intent, Operation, Origin, Tenant};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
-use crate::router::{Candidate, Decision};
+
+/// What comes of running an intent.
+pub type Running = BoxFuture<'static, Result<Reply, DispatchError>>;
 
 type Departure = BoxFuture<'static, Result<Arc<Begun>, DispatchError>>;
 
@@ -70,15 +71,6 @@ pub(super) struct Landing {
     pub(super) operation: Operation,
     /// Bytes of an answer that is kept.
     pub(super) longest: usize,
-}
-
-/// What is known of an answer when it begins.
-#[derive(Debug, Clone)]
-pub(super) struct Head {
-    pub(super) decision: Arc<Decision>,
-    pub(super) served: Candidate,
-    pub(super) attempts: u32,
-    pub(super) content_type: String,
 }
 
 /// An answer that has begun.

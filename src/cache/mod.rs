@@ -22,6 +22,7 @@
 mod flight;
 mod forms;
 mod question;
+mod settings;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -40,34 +40,12 @@ use crate::dispatch::{DispatchError, Reply};
 use crate::router::Decision;
 use crate::telemetry::Metrics;
 
+pub use flight::Running;
+pub use settings::{Mode, Settings};
+
 use flight::{Flights, Landing};
 use question::Question;
 use shelf::Shelf;
-
-/// What an owner may set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Which answers are kept.
-    pub mode: Mode,
-    /// Bytes of all kept answers.
-    pub bytes: u64,
-    /// How many are kept.
-    pub answers: u64,
-    /// How long one is kept.
-    pub ttl: Duration,
-}
-
-/// Which answers are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// None.
-    #[default]
-    Off,
-    /// Those whose callers asked for it.
-    Asked,
-    /// Those, and what can be expected to come out the same each time.
-    Repeatable,
-}
 
 /// The largest answer that is kept: a long text many times over, or the embeddings of some hundred inputs.
 const LONGEST_ANSWER: usize = 2 * 1024 * 1024;
@@ -91,9 +69,6 @@ pub struct Cache {
 struct Lookup {
     outcome: &'static str,
 }
-
-/// What comes of running an intent.
-pub type Running = BoxFuture<'static, Result<Reply, DispatchError>>;
 
 impl Cache {
     /// An empty one.

@@ -9,14 +9,24 @@ use moka::sync::Cache as Kept;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
+use super::forms;
 use super::question::{Form, Key};
-use super::{Settings, forms};
+use super::settings::Settings;
 use crate::capability::{Operation, Origin};
 use crate::dispatch::Reply;
 use crate::router::{Candidate, Decision};
 
 /// What an answer takes besides its own bytes: its key, its decision, and its place.
 const OVERHEAD: u64 = 1024;
+
+/// What is known of an answer when it begins.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) decision: Arc<Decision>,
+    pub(super) served: Candidate,
+    pub(super) attempts: u32,
+    pub(super) content_type: String,
+}
 
 /// A finished answer.
 #[derive(Debug)]
@@ -32,7 +42,7 @@ pub(super) struct Answer {
 
 impl Answer {
     /// An answer that has just been finished. `None` when it is none that can be kept in this form.
-    pub(super) fn new(operation: Operation, form: Form, body: Bytes, head: &super::flight::Head) -> Option<Self> {
+    pub(super) fn new(operation: Operation, form: Form, body: Bytes, head: &Head) -> Option<Self> {
         let is = |media_type: &str| head.content_type.split(';').next().is_some_and(|it| it.trim() == media_type);
         let body = match form {
             Form::Whole if is("application/json") => body,

@@ -228,7 +228,7 @@ fn what_is_kept_is_bounded_in_bytes_and_in_number() {
         let body = format!("{{\"n\":{number}}}");
         Question::of(crate::capability::Operation::Chat, body.as_bytes(), false).expect("a question")
     };
-    let head = flight::Head {
+    let head = shelf::Head {
         decision: Arc::new(decision("m")),
         served: candidate("m"),
         attempts: 1,

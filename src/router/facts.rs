@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use crate::capability::{Capability, Cost, FeatureSet, Kind, ModalitySet, Operation, OperationSet, PeerId, Residency};
 use crate::catalog::Snapshot;
 
+use super::speciality::{Speciality, speciality};
 use super::training::Taught;
 
 /// What the router needs to know of a capability.
@@ -43,23 +44,6 @@ pub(super) struct Fact {
 
 /// No class of the classifier.
 pub(super) const NO_CLASS: u32 = u32::MAX;
-
-/// What it is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Speciality {
-    /// Anything.
-    General,
-    /// A field of knowledge, or somebody's project.
-    Domain,
-    /// Programming.
-    Code,
-    /// Thinking before answering.
-    Reasoning,
-    /// Summaries.
-    Summarize,
-    /// Something else: not for conversation.
-    Other,
-}
 
 /// What is expected of a capability that nobody has measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,30 +105,6 @@ fn cost(cost: Cost) -> (f32, f32) {
     // A peer's advert may say anything; a negative or absurd price must not win.
     let sane = |price: f64| if price.is_finite() { price.clamp(0.0, 1e6) as f32 } else { 0.0 };
     (sane(cost.input), sane(cost.output))
-}
-
-/// What this capability is made for.
-pub(super) fn speciality(capability: &Capability) -> Speciality {
-    if capability.kind.category() != "llm" || capability.kind == Kind::LLM_EMBED {
-        return Speciality::Other;
-    }
-    if capability.project.is_some() || capability.domain.is_some() {
-        return Speciality::Domain;
-    }
-    speciality_of_kind(&capability.kind)
-}
-
-/// What capabilities of a kind are made for.
-pub(super) fn speciality_of_kind(kind: &Kind) -> Speciality {
-    if kind.category() != "llm" || *kind == Kind::LLM_EMBED {
-        return Speciality::Other;
-    }
-    match kind.type_name() {
-        "code" => Speciality::Code,
-        "reasoning" => Speciality::Reasoning,
-        "summarize" => Speciality::Summarize,
-        _ => Speciality::General,
-    }
 }
 
 /// Prior quality, 0 to 1: a tenfold size is worth a quarter, from 0.1 at 100 million weights; heavy

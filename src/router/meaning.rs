@@ -9,17 +9,18 @@
 //! project) have texts like the question. Prototypes, a few phrases for each thing that people do with a
 //! language model, say whether it looks like programming, reasoning, summarising or like anything at all.
 //! A speciality is chosen only if it is near enough and clearly nearer than general conversation. How near that is
-//! depends on what is compared, so the bars stand on the [`Scale`] of the embedding space, or of words. Otherwise the router abstains: a general model answers everything a little,
+//! depends on what is compared, so the bars stand on the [`Scale`](super::likeness::Scale) of the embedding space, or of words. Otherwise the router abstains: a general model answers everything a little,
 //! a wrong expert answers wrongly.
 
 use crate::capability::Kind;
 use crate::catalog::{EntryId, Snapshot};
 
+use super::bars::Bars;
 use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
-use super::facts::{Fact, Facts, NO_CLASS, Speciality, speciality_of_kind};
-use super::likeness::{Prototypes, Scale};
-use super::reason::subject;
+use super::facts::{Fact, Facts, NO_CLASS};
+use super::likeness::Prototypes;
+use super::speciality::{Speciality, speciality_of_kind, subject};
 use super::training::{Class, Taught, name_of};
 
 /// The probability from which on a guess is acted on. Chosen on the labelled phrases of this module's test: of general
@@ -30,35 +31,6 @@ const SURE: f32 = 0.2;
 
 /// Subjects whose scores are so near to the best one's mean the same: two projects on one subject.
 const SAME: f32 = 0.1;
-
-/// Where on a [`Scale`] the similarity to a capability's texts stands at which it is meant. This and the next three
-/// were chosen on the labelled phrases of this module's test, in the space of the built-in embedder, where they come to
-/// similarities of 0.36, 0.38, 0.03 and 0.02. Wrong on all 68 phrases with them: built-in 1, the same vectors with a
-/// shared offset (unrelated texts 0.85 alike) 1, words 5.
-const MEANT: f32 = 1.13;
-/// Where the similarity to the phrases of a speciality stands. Prototypes are many and broad, so that something a
-/// little like the question is always among them, and the bar is higher.
-const SPECIAL: f32 = 1.29;
-/// How much nearer than general conversation it must be.
-const MARGIN: f32 = 0.24;
-/// Hits this close to the best mean the same: copies of one project, two projects on one subject.
-const TIE: f32 = 0.16;
-
-/// What similarities a meaning takes, in the numbers of one way of comparing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bars {
-    entry: f32,
-    special: f32,
-    margin: f32,
-    tie: f32,
-}
-
-impl Bars {
-    /// The bars on this scale.
-    pub(super) fn on(scale: Scale) -> Self {
-        Self { entry: scale.at(MEANT), special: scale.at(SPECIAL), margin: scale.step(MARGIN), tie: scale.step(TIE) }
-    }
-}
 
 /// What a question means.
 #[derive(Debug, Clone, PartialEq)]
@@ -197,13 +169,6 @@ fn kind_in_words(kind: &Kind) -> String {
         Speciality::Other => kind.to_string(),
         speciality => subject(speciality).to_owned(),
     }
-}
-
-/// Whether a text means one of these capabilities, by likeness alone.
-pub(super) fn means_one(text: &str, snapshot: &Snapshot, prototypes: &Prototypes, own_field: &[bool]) -> bool {
-    let (question, scale) = prototypes.question(text, snapshot);
-    let hits = snapshot.search_kept(&question, 1, own_field);
-    hits.first().is_some_and(|hit| hit.similarity >= Bars::on(scale).entry)
 }
 
 /// By likeness alone.

@@ -10,6 +10,7 @@
 
 mod affinity;
 mod aliases;
+mod bars;
 mod choose;
 pub mod classifier;
 mod cooldown;
@@ -24,6 +25,7 @@ mod reason;
 mod requirements;
 mod score;
 mod signals;
+mod speciality;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::decision::{Candidate, Rejected, Step, Taken};
-use super::facts::Speciality;
 use super::meaning::{Meant, Nearest, Verdict};
+use super::speciality::{Speciality, subject};
 use super::target::{Among, Resolved};
 use crate::capability::Operation;
 use crate::catalog::Snapshot;
@@ -113,17 +113,6 @@ fn by_class(grounds: &Grounds<'_>, verdict: &Verdict, taken: &Taken, name: &str)
 
 fn percent(probability: f32) -> String {
     format!("{:.0} %", probability * 100.0)
-}
-
-/// A speciality in words.
-pub(super) fn subject(speciality: Speciality) -> &'static str {
-    match speciality {
-        Speciality::Code => "programming",
-        Speciality::Reasoning => "reasoning",
-        Speciality::Summarize => "summarising",
-        Speciality::General => "general conversation",
-        Speciality::Domain | Speciality::Other => "something else",
-    }
 }
 
 fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
+use super::bars::means_one;
 use super::classifier::{Classifier, Text};
-use super::facts::{Speciality, speciality};
 use super::likeness::Prototypes;
-use super::meaning::means_one;
 use super::phrases::{Phrase, phrases};
+use super::speciality::{Speciality, speciality};
 use crate::capability::{Capability, Kind};
 use crate::catalog::{Snapshot, texts_of};
 
