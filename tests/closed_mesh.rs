@@ -39,7 +39,8 @@ async fn a_mesh_is_made_and_joined_while_no_node_runs_and_a_revoked_node_stays_o
         NodePlan::named("first").backend(backend.url()).flag("--mesh", "home").argument("--private").start().await;
     let status = text(&first.cli(&["status"]).await);
     assert!(status.contains("home  closed") && status.contains("admin until"), "{status}");
-    assert!(first.log().contains("closed mesh home as admin"), "{}", first.log());
+    // The banner comes a moment after the API.
+    eventually("the banner says it too", PATIENCE, async || first.log().contains("closed mesh home as admin")).await;
 
     // The second machine: join, then start.
     let home = tempfile::tempdir().expect("a directory");

@@ -27,6 +27,7 @@ async fn a_healthy_pair_passes_and_each_reaches_the_others_port() {
             let answer = node.get_json("/v1/mesh/doctor").await;
             let neighbour = &answer["neighbours"][0];
             let well = answer["healthy"] == true && neighbour["udp"] == "reached" && neighbour["tcp"] == "reached";
+            if !well { eprintln!("NOTWELL {answer}"); }
             *last.lock() = answer;
             well
         })

@@ -15,7 +15,7 @@ use crate::capability::{Advert, Capability, Kind, PeerId, limits};
 use crate::catalog::{Catalog, Question, Snapshot};
 use crate::embedding::Embedder;
 
-use super::phrases::phrases;
+use super::prototypes;
 
 /// Each prototype is compared with those of the other parts.
 const PARTS: usize = 5;
@@ -122,16 +122,6 @@ impl Prototypes {
     }
 }
 
-/// The English phrases of what language models do, by kind. Of the others, an embedder may know nothing.
-fn prototypes() -> [(Kind, Vec<&'static str>); 4] {
-    let of = |kind: Kind| {
-        let own = phrases().iter().filter(|phrase| phrase.kind.as_ref() == Some(&kind) && phrase.language == "en");
-        let texts = own.map(|phrase| phrase.text).collect();
-        (kind, texts)
-    };
-    [Kind::LLM_CHAT, Kind::LLM_CODE, Kind::LLM_REASONING, Kind::LLM_SUMMARIZE].map(of)
-}
-
 fn likeness(shelf: &Snapshot, question: &Question<'_>) -> Likeness {
     let mut likeness = Likeness::default();
     // All of them: a search leaves none out.
@@ -149,7 +139,7 @@ fn likeness(shelf: &Snapshot, question: &Question<'_>) -> Likeness {
 fn shelf(embedder: Option<&Arc<dyn Embedder>>, kept: impl Fn(usize) -> bool) -> Arc<Snapshot> {
     let own = Catalog::new(embedder.cloned());
     let mut capabilities = Vec::new();
-    for (kind, phrases) in prototypes() {
+    for (kind, phrases) in prototypes::ALL {
         let phrases: Vec<_> = phrases.iter().enumerate().filter(|(place, _)| kept(*place)).collect();
         // As many to a capability as an advert may carry vectors for.
         for (part, phrases) in phrases.chunks(limits::VECTORS - 2).enumerate() {
@@ -190,7 +180,7 @@ fn measure(embedder: Option<&Arc<dyn Embedder>>) -> (Scale, f32) {
     let (mut alike, mut apart, mut right) = (Vec::new(), Vec::new(), 0_u16);
     for part in 0..PARTS {
         let shelf = shelf(embedder, |place| place % PARTS != part);
-        for (kind, phrases) in prototypes() {
+        for (kind, phrases) in prototypes::ALL {
             for phrase in phrases.iter().skip(part).step_by(PARTS) {
                 let mut found = likeness(&shelf, &shelf.question(phrase));
                 let own = std::mem::take(found.of_mut(&kind));

@@ -21,6 +21,7 @@ mod likeness;
 mod log;
 mod meaning;
 pub mod phrases;
+mod prototypes;
 mod reason;
 mod requirements;
 mod score;
