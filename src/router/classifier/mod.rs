@@ -20,7 +20,7 @@
 //! | name and 100 | 89.3, 97.1 | | 94.5, 96.2 | 94.3, 97.8 |
 //!
 //! *None* of the classes is learnt from texts that mean nothing in particular. How probable it is that the best class is the
-//! right one is [calibrated](calibrate) on texts that were held back in training.
+//! right one is calibrated on texts that were held back in training.
 
 mod calibrate;
 mod features;
