@@ -20,7 +20,7 @@ use super::splice::Splice;
 use super::transcript::Transcript;
 use super::ways::{Settings, Ways, call, limits, ms, who};
 use crate::capability::{ErrorClass, Failure, Frame, FrameStream, Intent, Load, PeerId, Usage};
-use crate::router::{Candidate, Decision};
+use crate::router::{Candidate, Decision, Step};
 
 /// All that a running answer needs, whoever serves it.
 pub(super) struct Job {
@@ -114,6 +114,7 @@ pub(super) fn pieces(
             rest = None;
             job.record.attempt_failed(job.place, &failure, blame);
             let lost = Instant::now();
+            job.look_again();
             let why_not = match job.plans(blame) {
                 Err(why) => Some(why.to_owned()),
                 Ok((resume, _)) if resume.is_complete() => {
@@ -163,15 +164,18 @@ impl Job {
     }
 
     /// The next of the frames. Silence is told from death sooner when somebody else can go on.
-    async fn next(&self, rest: &mut FrameStream, alarm: &mut Alarm) -> Next {
+    async fn next(&mut self, rest: &mut FrameStream, alarm: &mut Alarm) -> Next {
         let heard = Instant::now();
         let rtt = self.candidate().map_or(Duration::ZERO, |candidate| ms(candidate.parts.rtt_ms * 4.0));
         let long = heard + self.settings.silence_streaming + rtt;
         let short =
             if self.transcript.is_whole() { (heard + self.settings.silence_resumable + rtt).min(long) } else { long };
         let mut next = alarm.until(self.deadline.min(short), rest.next()).await;
-        if next.is_err() && short < long && Instant::now() < self.deadline && self.plans(Blame::Node).is_err() {
-            next = alarm.until(self.deadline.min(long), rest.next()).await;
+        if next.is_err() && short < long && Instant::now() < self.deadline {
+            self.look_again();
+            if self.plans(Blame::Node).is_err() {
+                next = alarm.until(self.deadline.min(long), rest.next()).await;
+            }
         }
         let failed = |class, what: &str, blame| {
             let message = format!("{} {what}", self.who());
@@ -196,6 +200,30 @@ impl Job {
         }
     }
 
+    /// Finds out who has the model by now: since the decision was made nodes have come, come back, or rested enough.
+    fn look_again(&mut self) {
+        // Who named a node wants that one only.
+        let Some(served) = self.candidate().filter(|_| self.transcript.is_whole() && self.decision.step != Step::Node)
+        else {
+            return;
+        };
+        let known = |new: &Candidate| {
+            let mut all = self.decision.candidates.iter();
+            all.any(|old| old.node == new.node && old.capability.id == new.capability.id)
+        };
+        let mut more = self.ways.router.holders(&self.intent, &served.capability.name);
+        more.retain(|new| !known(new));
+        if more.is_empty() {
+            return;
+        }
+        let mut decision = Decision::clone(&self.decision);
+        decision.candidates_total = decision.candidates_total.max(decision.candidates.len() + more.len());
+        decision.rejected.retain(|old| !more.iter().any(|new| old.node == new.node && old.capability.id == new.capability.id));
+        decision.candidates.extend(more);
+        self.decision = Arc::new(decision);
+        self.record.widen(Arc::clone(&self.decision));
+    }
+
     /// Who could go on with the answer, the best first, when whoever serves it has failed for this reason.
     fn plans(&self, blame: Blame) -> Result<(Resume, Vec<Plan>), &'static str> {
         if !self.transcript.is_whole() {
@@ -208,14 +236,11 @@ impl Job {
         let sent = self.transcript.read()?;
         let resume = Resume::new(self.intent.operation, &self.intent.payload, sent)?;
         let (signals, now) = (self.ways.router.signals(), std::time::Instant::now());
-        let mut plans = Vec::new();
+        let (mut plans, mut resting) = (Vec::new(), Vec::new());
         let mut holders = false;
         for (place, candidate) in self.decision.candidates.iter().enumerate() {
             let same_fate = place == self.place || (blame == Blame::Node && candidate.node == served.node);
-            if same_fate
-                || self.failed.contains(&place)
-                || signals.cooling(&candidate.node, &candidate.capability.id, now).is_some()
-            {
+            if same_fate || self.failed.contains(&place) {
                 continue;
             }
             let parts = &candidate.parts;
@@ -223,8 +248,12 @@ impl Job {
             let replay_s = (parts.prefill_ms + token_ms * resume.sent.pieces as f64) / 1e3;
             let ways = resume.ways(&served.capability, &candidate.capability, replay_s);
             holders |= candidate.capability.name == served.capability.name;
+            // Who has failed lately may be back: it is asked when nobody else is left, as the answer is lost otherwise.
+            let rests = signals.cooling(&candidate.node, &candidate.capability.id, now).is_some();
+            let plans = if rests { &mut resting } else { &mut plans };
             plans.extend(ways.into_iter().map(|way| Plan { place, way }));
         }
+        plans.append(&mut resting);
         match plans.is_empty() {
             true if resume.is_complete() => Ok((resume, plans)),
             true if holders => Err(resume.why_not()),

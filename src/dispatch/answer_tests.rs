@@ -105,6 +105,23 @@ async fn a_deterministic_answer_is_replayed_and_goes_on_where_it_broke() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_failed_lately_is_asked_when_the_answer_is_lost_otherwise() {
+    let world = World::new(2);
+    let now = std::time::Instant::now();
+    world.dispatcher.router().signals().fail_node(&world.others[1], now, now);
+    world.nodes.answer(world.others[0], dying("first", 5));
+    world.nodes.answer(world.others[1], |_| frames(whole("second", &WORDS, 5)));
+    let reply = world.dispatcher.dispatch(asked(r#","temperature":0"#)).await.expect("it begins");
+    assert_eq!(reply.decision.candidates.len(), 1, "one of the two rests");
+    let (got, failure) = text(reply.body).await;
+    assert_eq!(failure, None, "{got}");
+    assert_eq!(read(&got).0, WORDS.concat());
+    let logged = world.dispatcher.router().log().latest(1).remove(0);
+    assert_eq!(logged.decision.candidates.len(), 2, "the decision tells of both: {:?}", logged.decision);
+    assert!(logged.decision.rejected.iter().all(|rejected| rejected.node != world.others[1]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_by_chance_is_continued_where_the_backend_can_and_its_usage_adds_up() {
     let world = World::of(2, &prefilling());
     world.nodes.answer(world.others[0], dying("first", 6));

@@ -82,6 +82,12 @@ impl Record {
         }
     }
 
+    /// More are known who can do it: the same candidates in their places, and others after them.
+    pub(super) fn widen(&mut self, decision: Arc<Decision>) {
+        self.router.log().replace(Arc::clone(&decision));
+        self.decision = decision;
+    }
+
     /// How many were tried.
     pub(super) const fn attempts(&self) -> u32 {
         self.attempts

@@ -35,6 +35,8 @@ pub(super) struct World<'a> {
     pub(super) trainer: &'a Trainer,
     /// What of the request is warm, and where.
     pub(super) warm: &'a Warm,
+    /// Whether those that rest are candidates too, after all others.
+    pub(super) wakes: bool,
     pub(super) now: Instant,
 }
 
@@ -298,7 +300,9 @@ impl<'a> Choice<'a> {
         }
         let load = self.world.snapshot.advert(&entry.node).map_or(0, |advert| advert.load);
         let node = self.node_standing(&entry.node, load);
-        if !self.reject_cooling(entry, node.signals) {
+        let rests = self.reject_cooling(entry, node.signals);
+        if !rests || self.world.wakes {
+            let tier = if rests { tier - 1 } else { tier };
             self.weigh(id, entry, &Fact::of(&entry.capability), &node, tier, None);
             self.candidates_total += 1;
         }

@@ -104,11 +104,15 @@ impl Prototypes {
 
     /// The question as it will be compared: by its vector where that tells something, else by its words.
     pub(super) fn question<'a>(&self, text: &'a str, snapshot: &Snapshot) -> (Question<'a>, Scale) {
-        let by_vector = self.vectors.and_then(|scale| {
-            let question = snapshot.question(text);
-            (!question.by_words()).then_some((question, scale))
-        });
-        by_vector.unwrap_or_else(|| (Question::in_words(text), self.words))
+        self.read(text, snapshot.question(text))
+    }
+
+    /// The same, for a question that the catalog has embedded already.
+    pub(super) fn read<'a>(&self, text: &'a str, question: Question<'a>) -> (Question<'a>, Scale) {
+        match self.vectors {
+            Some(scale) if !question.by_words() => (question, scale),
+            _ => (Question::in_words(text), self.words),
+        }
     }
 
     /// Whether vectors are compared, where a text has one.

@@ -106,6 +106,12 @@ impl DecisionLog {
         self.change(id, |logged| logged.attempts.push(attempt));
     }
 
+    /// The decision of this id has more candidates now.
+    pub fn replace(&self, decision: Arc<Decision>) {
+        let id = decision.id.clone();
+        self.change(&id, |logged| logged.decision = decision);
+    }
+
     /// It is over.
     pub fn finish(&self, id: &str, outcome: Outcome) {
         self.change(id, |logged| logged.outcome = outcome);

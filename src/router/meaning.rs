@@ -13,7 +13,7 @@
 //! a wrong expert answers wrongly.
 
 use crate::capability::Kind;
-use crate::catalog::{EntryId, Snapshot};
+use crate::catalog::{EntryId, Question, Snapshot};
 
 use super::bars::Bars;
 use super::classifier::Text;
@@ -91,7 +91,7 @@ impl Audience<'_> {
 pub(super) fn judge(query: &str, audience: &Audience<'_>) -> Verdict {
     match audience.facts.taught() {
         Some(taught) if !audience.only_general() => by_class(query, audience, taught),
-        _ => by_likeness(query, audience),
+        _ => by_likeness(query, audience.snapshot.question(query), audience),
     }
 }
 
@@ -155,7 +155,7 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
         // Whoever the classifier does not know may still be meant.
         let entries = facts.entries.iter().zip(*own_field);
         let unlearnt: Vec<bool> = entries.map(|(fact, own)| *own && fact.class == NO_CLASS).collect();
-        let alone = by_likeness(query, &Audience { own_field: &unlearnt, ..*audience });
+        let alone = by_likeness(query, question, &Audience { own_field: &unlearnt, ..*audience });
         if matches!(alone.meant, Some(Meant::Entries(_))) {
             return alone;
         }
@@ -172,10 +172,10 @@ fn kind_in_words(kind: &Kind) -> String {
 }
 
 /// By likeness alone.
-fn by_likeness(query: &str, audience: &Audience<'_>) -> Verdict {
+fn by_likeness<'a>(query: &'a str, question: Question<'a>, audience: &Audience<'_>) -> Verdict {
     let Audience { snapshot, prototypes, own_field, .. } = audience;
     // The prototypes are in the catalog's embedding space, so that one embedding does for both.
-    let (question, scale) = prototypes.question(query, snapshot);
+    let (question, scale) = prototypes.read(query, question);
     let likeness = prototypes.likeness(&question);
     let hits = snapshot.search_kept(&question, MAX_CANDIDATES, own_field);
     let special = [

@@ -42,7 +42,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
-use crate::capability::{CapabilityId, Intent, Mark, PeerId};
+use crate::capability::{CapabilityId, Intent, Mark, PeerId, Target};
 use crate::catalog::{Catalog, Snapshot};
 
 pub use aliases::{Alias, Aliases, Prefer};
@@ -122,6 +122,18 @@ impl Router {
     /// The same, with what was measured as it is at that time.
     #[must_use]
     pub fn decide_at(&self, intent: &Intent, now: Instant) -> Decision {
+        self.decide_among(intent, false, now)
+    }
+
+    /// Who has this model now, best first, those that rest after a failure last: for an answer that is lost unless somebody
+    /// goes on with it.
+    #[must_use]
+    pub fn holders(&self, intent: &Intent, model: &str) -> Vec<Candidate> {
+        let intent = Intent { target: Target::Named(model.to_owned()), ..intent.clone() };
+        self.decide_among(&intent, true, Instant::now()).candidates
+    }
+
+    fn decide_among(&self, intent: &Intent, wakes: bool, now: Instant) -> Decision {
         let snapshot = self.catalog.snapshot();
         let facts = || self.facts_of(&snapshot);
         let warm = self.affinity.as_ref().map(|affinity| affinity.warm(&intent.prefix, now)).unwrap_or_default();
@@ -134,6 +146,7 @@ impl Router {
             prototypes: &self.prototypes,
             trainer: &self.trainer,
             warm: &warm,
+            wakes,
             now,
         };
         let mut decision = choose::decide(&world, intent);

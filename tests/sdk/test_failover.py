@@ -25,7 +25,8 @@ def test_the_death_of_a_node_costs_a_pause_and_not_the_answer(tmp_path):
         bench.whole()
         # A request that decodes by chance is continued from what was said, since llama.cpp can do that.
         stream, _, _ = bench.broken(30, body={"temperature": 0.8})
-        assert stream.error is None and (stream.dones, stream.roles, len(stream.ids)) == (1, 1, 1)
+        # llama.cpp names no role when its first token is half a character: at most one, that is.
+        assert stream.error is None and (stream.dones, len(stream.ids)) == (1, 1) and stream.roles <= 1
         assert any("by=prefill" in comment for comment in stream.comments)
         usage = stream.usage
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
