@@ -25,10 +25,11 @@ struct Plan {
     changes: usize,
     rest: Duration,
     network: bool,
+    metrics: bool,
 }
 
 fn plan() -> anyhow::Result<Plan> {
-    let mut plan = Plan { nodes: 100, changes: 200, rest: Duration::from_secs(60), network: false };
+    let mut plan = Plan { nodes: 100, changes: 200, rest: Duration::from_secs(60), network: false, metrics: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> anyhow::Result<u32> {
@@ -39,7 +40,8 @@ fn plan() -> anyhow::Result<Plan> {
             "--changes" => plan.changes = number()?.try_into()?,
             "--rest-seconds" => plan.rest = Duration::from_secs(number()?.into()),
             "--network" => plan.network = true,
-            _ => anyhow::bail!("usage: hundred [--nodes N] [--changes N] [--rest-seconds N] [--network]"),
+            "--metrics" => plan.metrics = true,
+            _ => anyhow::bail!("usage: hundred [--nodes N] [--changes N] [--rest-seconds N] [--network] [--metrics]"),
         }
     }
     Ok(plan)
@@ -57,6 +59,12 @@ async fn main() -> anyhow::Result<()> {
     let met = mesh.all_know_all(Duration::from_secs(120)).await.context("they do not come to know each other")?;
     let met = met.saturating_duration_since(last_start);
     println!("hundred: every node sees all {} adverts {:.2} s after the last start", plan.nodes, met.as_secs_f64());
+    let show = |when: &str| {
+        if plan.metrics {
+            println!("hundred: counted by all nodes, {when}:\n{}", mesh.counted());
+        }
+    };
+    show("when they had met");
     if met > MEET {
         faults.push(format!("they met in {met:.1?}, not within {MEET:?}"));
     }
@@ -64,6 +72,7 @@ async fn main() -> anyhow::Result<()> {
     let mut times = mesh.changes(plan.changes).await.context("a change does not spread")?;
     let (p50, p99, worst) = percentiles(&mut times);
     println!("hundred: {} changed adverts reached all: p50 {p50:.0?}, p99 {p99:.0?}, worst {worst:.0?}", plan.changes);
+    show("when all had heard of the changes");
     if p99 > SPREAD {
         faults.push(format!("the p99 of a change is {p99:.1?}, not {SPREAD:?}"));
     }
@@ -73,6 +82,7 @@ async fn main() -> anyhow::Result<()> {
     let (busy, began) = (mesh.payload_bytes(), Instant::now());
     let (wire, cpu) = (wire_bytes()?, figures::processor_time());
     tokio::time::sleep(plan.rest).await;
+    show("at the end");
     let seconds = began.elapsed().as_secs_f64();
     let nodes = f64::from(u32::try_from(plan.nodes)?);
     let rate = |bytes: u64| f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / seconds / nodes;

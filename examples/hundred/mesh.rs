@@ -127,6 +127,22 @@ impl Mesh {
         self.0.iter().map(sent).sum()
     }
 
+    /// The sums of what all nodes have counted, but for buckets.
+    pub fn counted(&self) -> String {
+        let mut sums = std::collections::BTreeMap::<String, f64>::new();
+        for node in &self.0 {
+            for line in node.metrics.encode().lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
+            {
+                if let Some((name, Ok(value))) = line.rsplit_once(' ').map(|(name, value)| (name, value.parse::<f64>()))
+                {
+                    *sums.entry(name.to_owned()).or_default() += value;
+                }
+            }
+        }
+        let lines = sums.into_iter().filter(|(_, sum)| *sum != 0.0).map(|(name, sum)| format!("  {name} {sum}\n"));
+        lines.collect()
+    }
+
     /// Fewest, average and most neighbours of a node.
     pub fn connections(&self) -> (usize, f64, usize) {
         let counts: Vec<usize> = self.0.iter().map(|node| node.handle.view().peers.len()).collect();

@@ -28,6 +28,7 @@ use super::guarded::Guarded;
 use super::id::MeshId;
 use super::identity::Identity;
 use super::settings::{RelayServer, Settings};
+use super::sparing::Sparing;
 use super::streams;
 use super::sync::SyncCodec;
 use crate::telemetry::Metrics;
@@ -112,7 +113,7 @@ pub struct Behaviour {
     autonat_server: Toggle<Guarded<autonat::v2::server::Behaviour<StdRng>>>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     mdns: Toggle<mdns::tokio::Behaviour>,
-    pub kad: kad::Behaviour<MemoryStore>,
+    pub kad: Sparing<kad::Behaviour<MemoryStore>>,
     pub gossip: Gossip,
     pub sync: request_response::Behaviour<SyncCodec>,
     pub streams: streams::Behaviour,
@@ -210,7 +211,7 @@ pub fn build(
         autonat_server: wide.then(autonat_server).into(),
         upnp: (wide && settings.upnp).then(upnp::tokio::Behaviour::default).into(),
         mdns: settings.mdns.then(|| mdns(own)).flatten().into(),
-        kad: kad(mesh, own),
+        kad: Sparing::new(kad(mesh, own)),
         gossip: gossip(mesh, metrics)?,
         sync: sync(mesh),
         streams,

@@ -57,6 +57,7 @@ mod settings;
 #[cfg(test)]
 mod sim;
 mod situation;
+mod sparing;
 pub mod statement;
 pub mod streams;
 pub mod sync;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::state::{BodyState, Grave, Record, Register};
+use super::ends::Grave;
+use super::state::{BodyState, Record, Register};
 use super::statement::Position;
 use crate::capability::PeerId;
 use crate::wire::v1;

@@ -20,7 +20,9 @@
 //! Two registers become alike by exchanging a digest (all positions) and a delta (what the other lacks, page
 //! by page): see [`Register::digest`] and [`Register::delta`].
 
+mod bodies;
 mod delta;
+mod ends;
 mod pace;
 mod state;
 mod statement;

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
+use super::ends::Grave;
 use super::pace::Pace;
-use super::statement::{AdvertHead, Body, BodyError, BodyHash, Content, Position, Statement};
-use crate::capability::{Advert, PeerId, limits};
+use super::statement::{AdvertHead, Body, BodyHash, Content, Position, Statement};
+use crate::capability::{Advert, PeerId};
 use crate::catalog::Adverts;
 use crate::wire::v1;
 
@@ -95,7 +94,7 @@ pub struct Register {
     pub(super) adverts: Arc<Adverts>,
     pub(super) revision: u64,
     /// Nothing ends before this; `None` when nothing ends at all.
-    earliest: Option<Instant>,
+    pub(super) earliest: Option<Instant>,
     guard: Guard,
 }
 
@@ -153,30 +152,6 @@ pub(super) enum BodyState {
     Here(Body),
     /// The node signed the hash of something that cannot be read.
     Broken,
-}
-
-/// A node that is gone.
-#[derive(Debug)]
-pub(super) struct Grave {
-    pub(super) position: Position,
-    pub(super) issued_at_ms: u64,
-    pub(super) pace: Pace,
-    pub(super) buried: Instant,
-    pub(super) tombstone: Option<Tombstone>,
-    /// An `Alive` proved after the burial that the node lives: until then its advert may come back by sync.
-    pub(super) heard_until: Option<Instant>,
-    /// That `Alive`.
-    pub(super) beat: Option<Arc<v1::SignedStatement>>,
-    /// Whether the node left by its own word; then only a greater position brings it back.
-    pub(super) left: bool,
-}
-
-/// A `Leave` that is passed on.
-#[derive(Debug)]
-pub(super) struct Tombstone {
-    pub(super) signed: Arc<v1::SignedStatement>,
-    pub(super) ttl: Duration,
-    pub(super) until: Instant,
 }
 
 impl Register {
@@ -404,7 +379,7 @@ impl Register {
     }
 
     /// Nothing is looked for before the earliest end.
-    fn ends(&mut self, at: Instant) {
+    pub(super) fn ends(&mut self, at: Instant) {
         self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
     }
 
@@ -561,191 +536,6 @@ impl Register {
         Outcome::NeedSync
     }
 
-    fn leave(&mut self, statement: &Statement, source: Source, now: Instant) -> Outcome {
-        let age = match source {
-            Source::Direct | Source::Gossip => Duration::ZERO,
-            Source::Sync { age, .. } => age,
-        };
-        let life = (statement.ttl * 2).saturating_sub(age);
-        if life.is_zero() || self.position_of(&statement.node).is_some_and(|known| statement.position <= known) {
-            return Outcome::Stale;
-        }
-        self.bury(statement, life, now);
-        Outcome::Left
-    }
-
-    /// Brings an advert body that was missing. Returns whether any node needed it.
-    ///
-    /// # Errors
-    ///
-    /// When the bytes are not the body with this hash (ask somebody else), or are what a node signed and yet
-    /// cannot be read (nobody need be asked again).
-    pub fn body(&mut self, hash: BodyHash, bytes: Bytes) -> Result<Outcome, BodyError> {
-        let waiting: Vec<(PeerId, u32)> = self
-            .nodes
-            .iter()
-            .filter(|(_, r)| matches!(r.body, BodyState::Missing) && r.head.body_hash == hash)
-            .map(|(node, r)| (*node, r.head.body_len))
-            .collect();
-        let mut outcome = Outcome::Stale;
-        for (node, len) in waiting {
-            match Body::from_wire(hash, len, bytes.clone()) {
-                Ok(body) => {
-                    let installed = self.install(&node, body);
-                    if outcome != Outcome::Changed {
-                        outcome = installed;
-                    }
-                }
-                Err(BodyError::Mismatch) => return Err(BodyError::Mismatch),
-                Err(error) => {
-                    if let Some(record) = self.nodes.get_mut(&node) {
-                        record.body = BodyState::Broken;
-                        record.older_until = None;
-                    }
-                    self.hide(&node);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(outcome)
-    }
-
-    /// The bodies that are still missing, with a node that has each.
-    pub fn missing_bodies(&self) -> impl Iterator<Item = (PeerId, BodyHash)> + '_ {
-        self.nodes
-            .iter()
-            .filter(|(_, record)| matches!(record.body, BodyState::Missing))
-            .map(|(node, record)| (*node, record.head.body_hash))
-    }
-
-    /// The bytes of the body with this hash, for a node that asks.
-    #[must_use]
-    pub fn body_bytes(&self, hash: &[u8]) -> Option<Bytes> {
-        let hash = BodyHash::try_from(hash).ok()?;
-        self.known_body(&hash).map(|body| body.bytes().clone())
-    }
-
-    /// Lets time pass: ends lives and tombstones that ran out.
-    pub fn expire(&mut self, now: Instant) -> Expired {
-        let mut expired = Expired { departed: Vec::new(), next: self.earliest };
-        if self.earliest.is_none_or(|earliest| earliest > now) {
-            return expired;
-        }
-        let mut outdated = Vec::new();
-        let mut next: Option<Instant> = None;
-        let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        for (node, record) in &mut self.nodes {
-            match record.expires {
-                Some(expires) if expires <= now => expired.departed.push(*node),
-                Some(expires) => wake(expires),
-                None => {}
-            }
-            match record.older_until {
-                Some(until) if until <= now => {
-                    record.older_until = None;
-                    outdated.push(*node);
-                }
-                Some(until) => wake(until),
-                None => {}
-            }
-        }
-        for grave in self.graves.values_mut() {
-            match &grave.tombstone {
-                Some(tombstone) if tombstone.until <= now => grave.tombstone = None,
-                Some(tombstone) => wake(tombstone.until),
-                None => {}
-            }
-            grave.heard_until = grave.heard_until.filter(|until| *until > now);
-        }
-        for node in outdated {
-            self.hide(&node);
-        }
-        for node in &expired.departed {
-            self.bury_silently(*node, now);
-        }
-        self.earliest = next;
-        expired.next = next;
-        expired
-    }
-
-    /// Without a word of the node's own.
-    fn bury_silently(&mut self, node: PeerId, now: Instant) {
-        if let Some(record) = self.nodes.remove(&node) {
-            let grave = Grave {
-                position: record.position,
-                issued_at_ms: record.issued_at_ms,
-                pace: record.pace,
-                buried: now,
-                tombstone: None,
-                heard_until: None,
-                beat: None,
-                left: false,
-            };
-            self.dig(node, grave);
-        }
-        self.hide(&node);
-    }
-
-    fn bury(&mut self, leave: &Statement, life: Duration, now: Instant) {
-        self.nodes.remove(&leave.node);
-        self.hide(&leave.node);
-        let grave = Grave {
-            position: leave.position,
-            issued_at_ms: leave.issued_at_ms,
-            pace: Pace::default(),
-            buried: now,
-            tombstone: Some(Tombstone { signed: Arc::clone(&leave.signed), ttl: leave.ttl, until: now + life }),
-            heard_until: None,
-            beat: None,
-            left: true,
-        };
-        self.ends(now + life);
-        self.dig(leave.node, grave);
-    }
-
-    /// Adds a grave, and forgets the oldest one when there are too many.
-    fn dig(&mut self, node: PeerId, grave: Grave) {
-        self.graves.insert(node, grave);
-        if self.graves.len() > self.bounds.graves {
-            let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.buried).map(|(node, _)| *node);
-            if let Some(oldest) = oldest {
-                self.graves.remove(&oldest);
-            }
-        }
-    }
-
-    fn install(&mut self, node: &PeerId, body: Body) -> Outcome {
-        if !self.has_room_for(node, &body) {
-            return Outcome::Full;
-        }
-        let Some(record) = self.nodes.get_mut(node) else { return Outcome::Stale };
-        record.body = BodyState::Here(body);
-        record.older_until = None;
-        self.show(*node);
-        Outcome::Changed
-    }
-
-    fn known_body(&self, hash: &BodyHash) -> Option<Body> {
-        self.nodes.values().find_map(|record| match &record.body {
-            BodyState::Here(body) if body.hash() == *hash => Some(body.clone()),
-            _ => None,
-        })
-    }
-
-    /// Whether the bodies of all other nodes leave room for this one.
-    fn has_room_for(&self, node: &PeerId, body: &Body) -> bool {
-        let others: usize = self
-            .nodes
-            .iter()
-            .filter(|(other, _)| *other != node && **other != self.own)
-            .map(|(_, record)| match &record.body {
-                BodyState::Here(body) => body.bytes().len(),
-                BodyState::Missing | BodyState::Broken => 0,
-            })
-            .sum();
-        body.bytes().len() <= limits::BODY_BYTES && others + body.bytes().len() <= self.bounds.body_bytes
-    }
-
     fn set_load(&mut self, node: PeerId, load: u8) -> Outcome {
         let Some(record) = self.nodes.get_mut(&node) else { return Outcome::Stale };
         if record.head.load == load {
@@ -760,7 +550,7 @@ impl Register {
     }
 
     /// Makes the node's newest advert the visible one.
-    fn show(&mut self, node: PeerId) {
+    pub(super) fn show(&mut self, node: PeerId) {
         let Some(record) = self.nodes.get(&node) else { return };
         let BodyState::Here(body) = &record.body else { return };
         let advert = Advert {
@@ -779,7 +569,7 @@ impl Register {
         self.revision += 1;
     }
 
-    fn hide(&mut self, node: &PeerId) {
+    pub(super) fn hide(&mut self, node: &PeerId) {
         if self.adverts.contains_key(node) {
             Arc::make_mut(&mut self.adverts).remove(node);
             self.revision += 1;

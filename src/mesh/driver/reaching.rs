@@ -38,7 +38,7 @@ impl Driver {
             is_dialable_for_others(address) && (!loopback || alone_on_this_machine)
         };
         for address in info.listen_addrs.into_iter().filter(useful).take(book::MAX_ADDRESSES) {
-            self.swarm.behaviour_mut().kad.add_address(&peer_id, without_peer(&address));
+            self.swarm.behaviour_mut().kad.inner().add_address(&peer_id, without_peer(&address));
         }
     }
 

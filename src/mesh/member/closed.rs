@@ -24,7 +24,7 @@ use super::role::Role;
 use super::roster::{Denied, Roster, ms};
 use super::state::{ADMIN_LIFETIME, Keys, State, now_ms};
 use super::token::{Invited, MAX_ADDRESSES, Token};
-use super::view::{MemberView, Merged, Renewal, Revoked, view};
+use super::view::{MemberView, Renewal, Revoked, view};
 use crate::capability::PeerId;
 use crate::mesh::id::MeshId;
 use crate::mesh::identity::Identity;
@@ -41,15 +41,15 @@ const MAX_NAME_CHARS: usize = 63;
 
 /// A closed mesh as one of its members knows it. Cheap to clone.
 #[derive(Clone)]
-pub struct Closed(Arc<Inner>);
+pub struct Closed(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     name: String,
-    keys: Keys,
+    pub(super) keys: Keys,
     root: ed25519::PublicKey,
     data_dir: Option<PathBuf>,
     seeds: Vec<Multiaddr>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Held while the file is written, so that an older state never replaces a newer one; whether it is written no more.
     writing: Mutex<bool>,
     /// The spoken code that is offered here, if one is.
@@ -529,54 +529,6 @@ impl Closed {
                 Renewal::NotDue
             }
         }
-    }
-
-    /// Takes in records of another roster.
-    pub fn merge(&self, records: Vec<v1::RosterRecord>) -> Merged {
-        let now = now_ms();
-        let mut merged = Merged::default();
-        let mut state = self.0.state.lock();
-        let before = state.roster.entries(now).len();
-        for record in records {
-            match state.roster.add(record.clone(), now) {
-                Ok(true) => {
-                    merged.news += 1;
-                    state.tell(record);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    merged.fault = Some(error);
-                    break;
-                }
-            }
-        }
-        merged.newcomers = state.roster.entries(now).len() > before;
-        state.take_own(&self.0.keys.identity.peer_id());
-        merged
-    }
-
-    /// The roster's digest, for a sync.
-    #[must_use]
-    pub fn digest(&self) -> Vec<u8> {
-        self.0.state.lock().roster.digest()
-    }
-
-    /// What whoever sent this digest lacks, and the ids of what this node lacks.
-    #[must_use]
-    pub fn delta(&self, digest: &[u8]) -> (Vec<v1::RosterRecord>, Vec<u8>) {
-        self.0.state.lock().roster.delta(digest)
-    }
-
-    /// The records with these ids.
-    #[must_use]
-    pub fn find(&self, ids: &[u8]) -> Vec<v1::RosterRecord> {
-        self.0.state.lock().roster.find(ids)
-    }
-
-    /// Records that are to be told to the neighbours.
-    #[must_use]
-    pub fn take_news(&self) -> Vec<v1::RosterRecord> {
-        std::mem::take(&mut self.0.state.lock().news)
     }
 
     /// Grows with every change of the roster or of this node's own membership.

@@ -25,6 +25,7 @@ mod invite;
 mod membership;
 mod role;
 mod roster;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;

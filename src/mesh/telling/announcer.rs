@@ -51,6 +51,8 @@ pub struct Announcer {
     burst: f64,
     changed: Option<Instant>,
     published: Option<Instant>,
+    /// When anything was last said, an advert or a beat.
+    said: Option<Instant>,
     beat: Instant,
 }
 
@@ -67,6 +69,7 @@ impl Announcer {
             burst: ADVERT_BURST,
             changed: Some(now),
             published: None,
+            said: None,
             beat: now + ttl,
         }
     }
@@ -117,9 +120,12 @@ impl Announcer {
         self.changed.get_or_insert(now);
     }
 
-    /// Beats sooner than it is due.
+    /// Beats sooner than it is due, though in a large mesh not at once: a hundred nodes that meet, each for each of its new
+    /// neighbours, would say nothing else.
     pub fn beat_soon(&mut self, now: Instant) {
-        self.beat = self.beat.min(now + SOON);
+        let soon = now + SOON;
+        let earliest = self.said.map_or(soon, |said| soon.max(said + self.every(BEATS_PER_SECOND)));
+        self.beat = self.beat.min(earliest);
     }
 
     /// Begins a new incarnation.
@@ -167,6 +173,7 @@ impl Announcer {
 
     /// A beat went out. `jitter` is between 0 and 1.
     pub fn beaten(&mut self, now: Instant, jitter: f64) {
+        self.said = Some(now);
         let interval = self.beat_interval().mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter.clamp(0.0, 1.0));
         self.beat = now + interval;
     }
@@ -212,6 +219,20 @@ mod tests {
             announcer.beaten(start, jitter);
             let wait = announcer.beat_due().expect("due") - start;
             assert!(wait.abs_diff((TTL / 4).mul_f64(share)) < Duration::from_millis(1), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn new_neighbours_and_new_load_do_not_make_a_node_of_a_large_mesh_beat_all_the_time() {
+        let start = Instant::now();
+        for (nodes, wait) in [(1, 500), (3, 1_000), (30, 10_000)] {
+            let mut announcer = Announcer::new(7, TTL, start);
+            announcer.among(nodes);
+            announcer.advertised(start, 0.5);
+            for step in 0..10 {
+                announcer.beat_soon(start + Duration::from_millis(step));
+            }
+            assert_eq!(announcer.beat_due(), Some(start + Duration::from_millis(wait)), "{nodes} nodes");
         }
     }
 
