@@ -17,8 +17,9 @@ const CALM_MS: u64 = 40_000;
 const TROUBLE_MS: u64 = 150_000;
 /// Chance that a message is lost while they happen.
 const LOSS: f64 = 0.08;
-/// What a look at the time, the way of a message, and a node that has just stood still may add to a life.
-const MARGIN_MS: u64 = 3000;
+/// What a look at the time, the way of a message, and a node that has just stood still may add to a life: one that stood
+/// still for less than four seconds takes what it then hears for new.
+const MARGIN_MS: u64 = 5000;
 /// How long after the last life has run out all must agree.
 const AGREE_MS: u64 = 60_000;
 /// How long they must agree then.

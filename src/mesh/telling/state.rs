@@ -169,8 +169,12 @@ impl Teller {
         }
     }
 
-    /// A neighbour answered a ping: it is alive, and its beats may be late as they will.
+    /// A neighbour answered a ping: it is alive, and its beats may be late as they will. After a stall nobody knows how long
+    /// the answer has lain here, and who gave it may be gone.
     pub fn answered(&mut self, node: PeerId, now: Instant) {
+        if self.is_catching_up(now) {
+            return;
+        }
         if self.register.vouch(&node, now) == Outcome::NeedSync {
             self.sync_with(node, now);
         }
