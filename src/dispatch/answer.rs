@@ -218,7 +218,9 @@ impl Job {
         }
         let mut decision = Decision::clone(&self.decision);
         decision.candidates_total = decision.candidates_total.max(decision.candidates.len() + more.len());
-        decision.rejected.retain(|old| !more.iter().any(|new| old.node == new.node && old.capability.id == new.capability.id));
+        decision
+            .rejected
+            .retain(|old| !more.iter().any(|new| old.node == new.node && old.capability.id == new.capability.id));
         decision.candidates.extend(more);
         self.decision = Arc::new(decision);
         self.record.widen(Arc::clone(&self.decision));
