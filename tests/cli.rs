@@ -66,7 +66,7 @@ async fn exit_codes_tell_what_went_wrong() {
 #[tokio::test]
 async fn help_shows_examples_and_completions_are_there() {
     let home = tempfile::tempdir().expect("a temporary directory can be made");
-    for verb in ["start", "status", "nodes", "capabilities", "route", "chat"] {
+    for verb in ["start", "status", "nodes", "capabilities", "route", "chat", "watch"] {
         let output = program(&[verb, "--help"], home.path()).await;
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{verb}");

@@ -12,7 +12,7 @@ use axum::BoxError;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::header::{ORIGIN, SERVER};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -22,12 +22,10 @@ use super::app::{App, Context, X_ATMOSPHERE_NODE};
 use super::envelope::Envelope;
 use super::error::ApiError;
 use super::face::Face;
+use super::request_id::{X_REQUEST_ID, request_id};
 use super::routes;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
-/// The longest request id that is taken over from a client.
-const MAX_REQUEST_ID: usize = 128;
 
 /// Answers a request.
 pub(super) async fn answer<B>(app: Arc<App>, face: Face, router: Router, request: Request<B>) -> Response<Body>
@@ -94,17 +92,4 @@ fn gate<B>(app: &App, request: &Request<B>) -> Result<Option<Response<Body>>, Ap
         app.settings.keys.check(headers)?;
     }
     Ok(None)
-}
-
-/// The client's own id of the request, when it is one that can be logged and sent on; else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(b);
-    match headers.get(X_REQUEST_ID) {
-        Some(id) if (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(plain) => id.clone(),
-        _ => {
-            let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-            let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
-            HeaderValue::from_str(text).expect("hex and hyphens are a header value")
-        }
-    }
 }

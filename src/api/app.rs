@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderName, HeaderValue};
-use tokio::sync::Semaphore;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::limits::Admission;
 use super::measure::Measures;
@@ -16,6 +18,9 @@ use crate::telemetry::Metrics;
 
 /// Names the node that answered.
 pub(super) const X_ATMOSPHERE_NODE: HeaderName = HeaderName::from_static("x-atmosphere-node");
+
+/// WebSockets at once, at the most: each may hold a message of the largest size.
+const SOCKETS: usize = 128;
 
 /// What every handler shares.
 pub(super) struct App {
@@ -37,6 +42,12 @@ pub(super) struct App {
     pub(super) shutdown: CancellationToken,
     /// The time for that is over: streams say that they end.
     pub(super) closing: CancellationToken,
+    /// The grace for that is over: what still runs is cut.
+    pub(super) kill: CancellationToken,
+    /// The tasks of connections, and of WebSockets that outlive theirs.
+    pub(super) connections: TaskTracker,
+    /// Places for WebSockets.
+    pub(super) sockets: Arc<Semaphore>,
 }
 
 impl App {
@@ -69,6 +80,9 @@ impl App {
             started: Instant::now(),
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             closing: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            sockets: Arc::new(Semaphore::new(SOCKETS)),
             shutdown,
             service,
             settings,
@@ -99,3 +113,24 @@ pub(super) struct Context {
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller(pub(super) std::net::SocketAddr);
+
+/// One of the connections that there may be, or of the WebSockets. That of a connection is held for as long as anything
+/// uses it, which a WebSocket does when HTTP is done with it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    open: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    pub(super) fn take(place: OwnedSemaphorePermit, open: Gauge) -> Self {
+        open.inc();
+        Self { open, _place: place }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}

@@ -2,16 +2,24 @@
 //!
 //! Only hashes are kept, and they are compared in constant time, each with every key, so that neither a copy of
 //! the memory nor a clock tells a key.
+//!
+//! A browser cannot set headers when it opens a WebSocket, but it can name subprotocols: there a key may stand as
+//! `atmosphere-key.` and the key in base64url. It is not taken from the address, which ends up in logs and histories.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::ApiError;
 use crate::capability::Tenant;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Stands before a key among the subprotocols of a WebSocket.
+const KEY_PROTOCOL: &[u8] = b"atmosphere-key.";
 
 /// The keys that open this API, as hashes.
 #[derive(Clone, Default)]
@@ -43,7 +51,7 @@ impl Keys {
         let Some(given) = given(headers) else {
             return Err(refusal("no API key: send \"Authorization: Bearer KEY\" or \"x-api-key: KEY\""));
         };
-        let given = blake3::hash(given);
+        let given = blake3::hash(&given);
         // `blake3::Hash` compares in constant time, and the loop has no early end.
         let known = self.0.iter().fold(false, |known, key| known | (*key == given));
         if known { Ok(()) } else { Err(refusal("this API key is not known here")) }
@@ -52,11 +60,32 @@ impl Keys {
 
 /// Whose answers a request may share: those of the same key, asked for or not.
 pub(super) fn tenant_of(headers: &HeaderMap) -> Tenant {
-    given(headers).map_or_else(Tenant::default, |key| *blake3::hash(key).as_bytes())
+    given(headers).map_or_else(Tenant::default, |key| *blake3::hash(&key).as_bytes())
 }
 
-fn given(headers: &HeaderMap) -> Option<&[u8]> {
-    bearer(headers).or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes))
+/// The key that these headers name, as the value of an `Authorization` header.
+pub(super) fn authorization_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = [&b"Bearer "[..], &*given(headers)?].concat();
+    let mut value = HeaderValue::from_bytes(&value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Whether a header says who asks.
+pub(super) fn names_a_key(header: &HeaderName) -> bool {
+    *header == AUTHORIZATION || *header == X_API_KEY || *header == SEC_WEBSOCKET_PROTOCOL
+}
+
+fn given(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    let in_header = bearer(headers).or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes));
+    in_header.map(Cow::Borrowed).or_else(|| by_protocol(headers).map(Cow::Owned))
+}
+
+fn by_protocol(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let named =
+        headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let key = named.filter_map(|protocol| protocol.trim_ascii().strip_prefix(KEY_PROTOCOL)).next()?;
+    URL_SAFE_NO_PAD.decode(key).ok()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -96,5 +125,20 @@ mod tests {
             assert!(keys.check(&with(bad.0, bad.1)).is_err(), "{bad:?}");
         }
         assert!(keys.check(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_browser_names_its_key_among_the_protocols() {
+        let key = "sk-one/+?ü";
+        let keys = Keys::new([key]);
+        let encoded = URL_SAFE_NO_PAD.encode(key);
+        let headers = with("sec-websocket-protocol", &format!("atmosphere.v1, atmosphere-key.{encoded}"));
+        assert!(keys.check(&headers).is_ok());
+        assert_eq!(tenant_of(&headers), *blake3::hash(key.as_bytes()).as_bytes());
+        let again = HeaderMap::from_iter([(AUTHORIZATION, authorization_of(&headers).expect("a value"))]);
+        assert!(keys.check(&again).is_ok(), "it can be handed on");
+        for bad in ["atmosphere.v1", "atmosphere-key.", "atmosphere-key.c2stdHdv", "atmosphere-key.not base64"] {
+            assert!(keys.check(&with("sec-websocket-protocol", bad)).is_err(), "{bad}");
+        }
     }
 }

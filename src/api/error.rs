@@ -6,7 +6,8 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::capability::{ErrorClass, Failure};
 use crate::catalog::Snapshot;
@@ -49,7 +50,53 @@ struct Inner<'a> {
     code: Option<&'a str>,
 }
 
+/// An error for those who get no response with it, but a message.
+#[derive(Debug, Serialize)]
+pub(super) struct Message {
+    pub(super) status: u16,
+    /// OpenAI's error object, or a backend's own.
+    pub(super) error: Box<RawValue>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_after: Option<u64>,
+    /// `false` when all that could be tried was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) should_retry: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct OwnEnvelope<'a> {
+    #[serde(borrow)]
+    error: &'a RawValue,
+}
+
 impl ApiError {
+    /// The same as a message.
+    pub(super) fn into_message(self) -> Message {
+        let Parts { status, message, param, code, headers, body } = *self.0;
+        let status = status.as_u16();
+        let own = body.as_ref().and_then(|(body, _)| {
+            let own: OwnEnvelope<'_> = serde_json::from_slice(body).ok()?;
+            own.error.get().starts_with('{').then(|| own.error.to_owned())
+        });
+        let error = own.unwrap_or_else(|| {
+            let told = match &body {
+                Some((body, _)) => Told::of_openai(body, status),
+                None => Told { status, message, code, param },
+            };
+            let (param, code) = (told.param.as_deref(), told.code.as_deref());
+            to_raw_value(&Inner { message: &told.message, kind: kind_of(status), param, code })
+                .expect("plain strings are always JSON")
+        });
+        let header = |name: HeaderName| headers.get(name)?.to_str().ok();
+        Message {
+            status,
+            error,
+            retry_after: header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok()),
+            should_retry: header(X_SHOULD_RETRY).map(|should| should == "true"),
+        }
+    }
+
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             status,

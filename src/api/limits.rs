@@ -57,7 +57,7 @@ pub(super) struct Room {
 
 impl Room {
     /// Makes it large enough for so many bytes.
-    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = bytes.div_ceil(UNIT).saturating_sub(held);
         if bytes <= SMALL_BODY || more == 0 {

@@ -61,6 +61,7 @@ pub(super) struct Measures {
     durations: Histograms<Route>,
     pub(super) in_flight: Gauge,
     pub(super) connections: Gauge,
+    pub(super) sockets: Gauge,
     first_chunk: Histograms<Asked>,
     answers: Family<Answered, Counter>,
     answer_durations: Histograms<Asked>,
@@ -83,6 +84,7 @@ impl Measures {
             ),
             in_flight: metrics.register("http_requests_in_flight", "Requests to a model that run", Gauge::default()),
             connections: metrics.register("http_connections", "Open connections", Gauge::default()),
+            sockets: metrics.register("stream_sockets", "Open WebSockets, connections as well", Gauge::default()),
             first_chunk: metrics.register(
                 "time_to_first_chunk_seconds",
                 "From the head of the request to the first piece of the answer",

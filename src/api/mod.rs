@@ -21,6 +21,7 @@
 //! | `doctor` | what hinders this node, why, and what to do |
 //! | `members` | closed meshes: members, invites, revocations; for the node's owner only |
 //! | `pairing` | spoken codes for nearby machines; for the node's owner only |
+//! | `stream` | a WebSocket: live events one way, requests the other |
 //! | `meta` | probes, metrics, health, the contract, the landing page |
 
 mod answer;
@@ -42,11 +43,13 @@ mod openai;
 mod origin;
 mod owner;
 mod pairing;
+mod request_id;
 mod routes;
 mod server;
 mod service;
 mod settings;
 mod socket;
+mod stream;
 #[cfg(test)]
 mod tests;
 

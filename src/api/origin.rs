@@ -2,8 +2,8 @@
 //!
 //! Two attacks end here. *DNS rebinding*: a page points its own name at 127.0.0.1, so that the browser takes this
 //! API for a part of the page; it shows in the `Host` header. *Cross-site requests*: a page posts here and does not
-//! care that it cannot read the answer; it shows in the `Origin` header. Programs send no `Origin`, so they notice
-//! neither check. Pages that the owner allows get the CORS headers that let them read answers.
+//! care that it cannot read the answer, or opens a WebSocket, whose messages it could read; it shows in the `Origin`
+//! header. Programs send no `Origin`, so they notice neither check. Pages that the owner allows get the CORS headers that let them read answers.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, UPGRADE, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
@@ -106,10 +106,11 @@ impl Origins {
     }
 
     /// Refuses what a foreign page makes a browser send. Reading is safe: without CORS headers the page does not
-    /// get to see the answer.
+    /// get to see the answer. A WebSocket begins as reading, and CORS does not keep a page from it.
     pub(super) fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-        if method == Method::GET || method == Method::HEAD || method == Method::OPTIONS {
+        let reads = method == Method::GET || method == Method::HEAD || method == Method::OPTIONS;
+        if reads && !headers.contains_key(UPGRADE) {
             return Ok(());
         }
         let origin = origin.to_str().unwrap_or("?");
@@ -241,6 +242,14 @@ mod tests {
         assert!(none.check(&Method::POST, &HeaderMap::new()).is_ok());
         assert!(none.check(&Method::POST, &from("http://localhost:11451")).is_ok());
         assert!(none.check(&Method::GET, &from("https://evil.example")).is_ok());
+        let upgrade = |origin| {
+            let mut headers = from(origin);
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers
+        };
+        assert!(none.check(&Method::GET, &upgrade("https://evil.example")).is_err());
+        assert!(none.check(&Method::GET, &upgrade("http://localhost:11451")).is_ok());
+        assert!(some.check(&Method::GET, &upgrade("http://localhost:3000")).is_ok());
         for foreign in ["https://evil.example", "null", "http://localhost:3000"] {
             assert!(none.check(&Method::POST, &from(foreign)).is_err(), "{foreign}");
         }

@@ -10,7 +10,7 @@ use super::app::App;
 use super::error::ApiError;
 use super::facades::{self, ollama};
 use super::face::Face;
-use super::{doctor, members, mesh, meta, openai, pairing};
+use super::{doctor, members, mesh, meta, openai, pairing, stream};
 
 /// Label of requests to no route.
 const UNMATCHED: &str = "unmatched";
@@ -38,6 +38,7 @@ const ROUTES: &[Route] = &[
     at("GET", "/v1/models/{*id}", || get(openai::model)),
     at("GET", "/v1/capabilities", || get(mesh::capabilities)),
     at("GET", "/v1/health", || get(meta::health)),
+    at("GET", "/v1/stream", || get(stream::stream)),
     at("GET", "/v1/mesh/nodes", || get(mesh::nodes)),
     at("GET", "/v1/mesh/topology", || get(mesh::topology)),
     at("GET", "/v1/mesh/capabilities", || get(mesh::capabilities)),

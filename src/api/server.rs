@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::UPGRADE;
 use futures::future::{BoxFuture, join_all};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::answer::answer;
-use super::app::{App, Caller};
+use super::app::{App, Caller, Seat};
 use super::face::Face;
 use super::routes;
 use super::service::Service;
@@ -147,12 +147,10 @@ async fn run(app: Arc<App>, listeners: Vec<(Face, TcpListener)>) {
         api: routes::router(Arc::clone(&app), Face::Api),
         ollama: routes::router(Arc::clone(&app), Face::Ollama),
         places: Arc::new(Semaphore::new(app.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
-        connections: TaskTracker::new(),
-        kill: CancellationToken::new(),
         app,
     };
     // Should this future be dropped instead of driven to its end, its connections end with it.
-    let _kill = acceptor.kill.clone().drop_guard();
+    let _kill = acceptor.app.kill.clone().drop_guard();
     join_all(listeners.into_iter().map(|(face, listener)| acceptor.accept(face, listener))).await;
     acceptor.drain().await;
 }
@@ -162,8 +160,6 @@ struct Acceptor {
     api: Router,
     ollama: Router,
     places: Arc<Semaphore>,
-    connections: TaskTracker,
-    kill: CancellationToken,
 }
 
 impl Acceptor {
@@ -205,47 +201,48 @@ impl Acceptor {
             Face::Api => self.api.clone(),
             Face::Ollama => self.ollama.clone(),
         };
-        let kill = self.kill.clone();
-        self.connections.spawn(async move {
+        let kill = app.kill.clone();
+        let seat = Arc::new(Seat::take(place, app.measures.connections.clone()));
+        self.app.connections.spawn(async move {
             tokio::select! {
                 () = kill.cancelled() => {}
-                () = connection(app, face, router, stream, place) => {}
+                () = connection(app, face, router, stream, seat) => {}
             }
         });
     }
 
     async fn drain(self) {
-        self.connections.close();
-        if tokio::time::timeout(self.app.settings.drain_limit, self.connections.wait()).await.is_ok() {
+        let App { connections, closing, kill, settings, .. } = &*self.app;
+        connections.close();
+        if tokio::time::timeout(settings.drain_limit, connections.wait()).await.is_ok() {
             return;
         }
-        tracing::info!(connections = self.connections.len(), "the drain limit is over, ending what still runs");
-        self.app.closing.cancel();
-        if tokio::time::timeout(CLOSE_GRACE, self.connections.wait()).await.is_err() {
-            self.kill.cancel();
-            self.connections.wait().await;
+        tracing::info!(connections = connections.len(), "the drain limit is over, ending what still runs");
+        closing.cancel();
+        if tokio::time::timeout(CLOSE_GRACE, connections.wait()).await.is_err() {
+            kill.cancel();
+            connections.wait().await;
         }
     }
 }
 
-async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
+async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream, seat: Arc<Seat>) {
     let shutdown = app.shutdown.clone();
     let caller = stream.peer_addr().ok().map(Caller);
     let io = TokioIo::new(Socket::new(stream, app.settings.write_timeout));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(app.settings.header_timeout).max_buf_size(READ_BUFFER);
-    app.measures.connections.inc();
-    let gauge = app.measures.connections.clone();
-    let serving = builder.serve_connection(
-        io,
-        service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            let answer = answer(Arc::clone(&app), face, router.clone(), request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        }),
-    );
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        if request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(Arc::clone(&seat));
+        }
+        let answer = answer(Arc::clone(&app), face, router.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let serving = builder.serve_connection(io, service).with_upgrades();
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -257,8 +254,6 @@ async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection broke");
     }
-    gauge.dec();
-    drop(place);
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::mesh::{
     Seed,
 };
 use crate::router::{Decision, Logged};
+use crate::telemetry::EventBus;
 
 /// The node behind the API.
 pub trait Service: Send + Sync + 'static {
@@ -33,6 +34,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// The decision with this id, while it is remembered.
     fn decision(&self, id: &str) -> Option<Logged>;
+
+    /// What happens, for whoever watches.
+    fn events(&self) -> EventBus;
 
     /// What the mesh can do now.
     fn catalog(&self) -> Arc<Snapshot>;

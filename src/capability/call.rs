@@ -106,6 +106,19 @@ pub enum Phase {
     Decode,
 }
 
+impl Phase {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Loading => "loading",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
 /// Where a call is, for whoever waits for its answer: dispatch notes it here, and the API looks.
 #[derive(Debug, Default)]
 pub struct Whereabouts(AtomicU64);

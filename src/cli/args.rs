@@ -85,6 +85,13 @@ pub enum Command {
   git diff | atmosphere chat - --model best-code --system \"Review this change.\"
   atmosphere chat \"Say hi\" -v          who answered is said on stderr", asks))]
     Chat(ChatArgs),
+    /// Watch what happens: decisions, calls, nodes that come and go.
+    #[command(after_help = below!("  atmosphere watch
+  atmosphere watch --events 'decision,call.*'
+  atmosphere watch --json | jq -r 'select(.event == \"node.left\").data.name'
+
+It goes on when the node restarts; Ctrl-C ends it.", asks))]
+    Watch(WatchArgs),
     /// Find out what hinders this node, why, and what to do about it.
     #[command(after_help = "Examples:
   atmosphere doctor
@@ -268,6 +275,17 @@ pub struct ChatArgs {
     /// Say on stderr who answers.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Only these events, such as decision or node.*; with commas, or repeated [default: all].
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    pub events: Vec<String>,
     /// Which node, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -72,27 +72,26 @@ async fn print_stream(response: reqwest::Response, output: &mut Output<'_>) -> R
     let mut last = String::new();
     let mut waits = false;
     let outcome = loop {
-        let (event, at_end) = match events.next_event() {
+        let next = events.next_event();
+        // What came before this event, or since the last one. In the middle of a text there is no place for it.
+        if let Some(progress) = events.comment().as_deref().and_then(progress)
+            && last.is_empty()
+        {
+            output.waiting(&progress);
+            waits = true;
+        }
+        let (event, at_end) = match next {
             Some(event) => (Some(event), false),
-            None => {
-                if let Some(progress) = events.comment().as_deref().and_then(progress) {
-                    // In the middle of a text there is no place for it.
-                    if last.is_empty() {
-                        output.waiting(&progress);
-                        waits = true;
+            None => match bytes.next().await {
+                Some(Ok(chunk)) => {
+                    if let Err(error) = events.push(&chunk) {
+                        break Err(CliError::Failed(error.to_string()));
                     }
+                    continue;
                 }
-                match bytes.next().await {
-                    Some(Ok(chunk)) => {
-                        if let Err(error) = events.push(&chunk) {
-                            break Err(CliError::Failed(error.to_string()));
-                        }
-                        continue;
-                    }
-                    Some(Err(error)) => break Err(broken_off(&error)),
-                    None => (events.finish(), true),
-                }
-            }
+                Some(Err(error)) => break Err(broken_off(&error)),
+                None => (events.finish(), true),
+            },
         };
         match event.map(|event| said(&event)) {
             Some(Said::Text(text)) => {

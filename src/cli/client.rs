@@ -53,6 +53,8 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_TIMEOUT)
             .tcp_nodelay(true)
+            // That is what nodes speak, and what a WebSocket begins with.
+            .http1_only()
             .build()
             .map_err(|error| CliError::Failed(format!("cannot set up HTTP: {error}")))?;
         Ok(Self { http, url, key: args.api_key.as_deref().map(Secret::new), found_in })
@@ -80,13 +82,41 @@ impl Client {
         self.send(self.http.post(format!("{}{path}", self.url)).json(body)).await
     }
 
+    /// Opens a connection on which both sides speak when they like, in the protocol that `headers` ask for. What comes first
+    /// is the node's answer to that.
+    pub(super) async fn upgrade(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(reqwest::header::HeaderMap, reqwest::Upgraded), CliError> {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let late = || CliError::NotReachable(format!("the node at {} does not answer in time", self.url));
+        let opening = async {
+            let response = self.send(request).await?;
+            if response.status() != reqwest::StatusCode::SWITCHING_PROTOCOLS {
+                let url = &self.url;
+                let message =
+                    format!("{url} has no live events; is something else than an atmosphere node listening there?");
+                return Err(CliError::Failed(message));
+            }
+            let answer = response.headers().clone();
+            let upgraded = response.upgrade().await.map_err(|error| self.unreachable(&error))?;
+            Ok((answer, upgraded))
+        };
+        tokio::time::timeout(QUESTION_TIMEOUT, opening).await.map_err(|_| late())?
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
         let request = match &self.key {
             Some(key) => request.bearer_auth(key.expose()),
             None => request,
         };
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+        let status = response.status();
+        if status.is_success() || status.is_informational() { Ok(response) } else { Err(self.refused(response).await) }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> CliError {

@@ -10,6 +10,7 @@ mod chat;
 mod client;
 mod doctor;
 mod error;
+mod happening;
 mod invite;
 mod join;
 mod members;
@@ -20,9 +21,11 @@ mod offline;
 mod output;
 mod route;
 mod shapes;
+mod socket;
 mod sse;
 mod start;
 mod status;
+mod watch;
 
 use std::io::{self, Read, Write};
 
@@ -31,7 +34,7 @@ use clap::{CommandFactory, Parser};
 
 pub use args::{
     CapabilitiesArgs, ChatArgs, Cli, ClientArgs, Command, DoctorArgs, InviteArgs, JoinArgs, MeshCommand,
-    MeshCreateArgs, RevokeArgs, RouteArgs, StartArgs,
+    MeshCreateArgs, RevokeArgs, RouteArgs, StartArgs, WatchArgs,
 };
 pub use banner::{Banner, FoundBackend};
 pub use error::CliError;
@@ -58,7 +61,7 @@ pub fn run() -> u8 {
     };
     let mut out = anstream::stdout();
     let mut err = anstream::stderr();
-    let mut output = Output { out: &mut out, err: &mut err, look: Look::of_stdout() };
+    let mut output = Output { out: &mut out, err: &mut err, look: Look::of_streams() };
     let done = execute(cli.command, &mut io::stdin(), &mut output);
     let flushed = out.flush().map_err(CliError::from);
     match done.and(flushed) {
@@ -98,6 +101,7 @@ pub fn execute(command: Command, stdin: &mut dyn Read, output: &mut Output<'_>) 
             let prompt = prompt(&args.prompt, stdin)?;
             block_on(chat::run(&args, &prompt, output))
         }
+        Command::Watch(args) => block_on(watch::run(&args, output)),
         Command::Doctor(args) => block_on(doctor::run(&args, output)),
         Command::Join(args) => {
             let peer = if args.peer == "-" { prompt("-", stdin)? } else { args.peer.clone() };

@@ -17,17 +17,20 @@ pub struct Look {
     pub colour: bool,
     /// Columns of the terminal.
     pub width: Option<u16>,
+    /// A person sees standard error: it is said there what is waited for.
+    pub waits: bool,
 }
 
 impl Look {
-    /// How standard output looks; `NO_COLOR` and `TERM=dumb` are respected.
+    /// How the standard streams look; `NO_COLOR` and `TERM=dumb` are respected.
     #[must_use]
-    pub fn of_stdout() -> Self {
+    pub fn of_streams() -> Self {
         let stdout = io::stdout();
         Self {
             terminal: stdout.is_terminal(),
             colour: anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
             width: terminal_size::terminal_size().map(|(width, _)| width.0),
+            waits: io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
         }
     }
 }
@@ -131,8 +134,11 @@ impl Output<'_> {
 
     /// Says what is waited for, in place of what it said before; nothing where no person looks.
     pub(super) fn waiting(&mut self, text: &str) {
-        if self.look.terminal {
-            let _ = write!(self.err, "\r\x1b[2K{}", harmless(text));
+        if self.look.waits {
+            // One line, and no escapes: with `NO_COLOR` these would be taken out.
+            let width = usize::from(self.look.width.unwrap_or(80)).saturating_sub(1);
+            let text: String = name(text).chars().take(width).collect();
+            let _ = write!(self.err, "\r{:width$}\r{text}", "");
             let _ = self.err.flush();
         }
     }
@@ -320,7 +326,7 @@ mod tests {
     fn a_paragraph_is_wrapped_between_words_on_a_terminal_only() {
         for (width, expected) in [(Some(12), "  one two\n  three\n"), (None, "  one two three\n")] {
             let mut out = Vec::new();
-            let look = Look { terminal: width.is_some(), colour: false, width };
+            let look = Look { terminal: width.is_some(), width, ..Look::default() };
             let mut output = Output { out: &mut out, err: &mut Vec::new(), look };
             output.paragraph("  ", "one two three").expect("written");
             assert_eq!(String::from_utf8(out).expect("text"), expected);

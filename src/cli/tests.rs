@@ -256,7 +256,7 @@ fn a_route_is_explained() {
 #[test]
 fn a_terminal_gets_colours_and_tables_that_fit() {
     let node = node();
-    let look = Look { terminal: true, colour: true, width: Some(70) };
+    let look = Look { terminal: true, colour: true, width: Some(70), ..Look::default() };
     let ran = run(&["route", "hi", "--url", &node.url()], "", look);
     insta::assert_snapshot!(ran.out.replace('\u{1b}', "ESC"));
 }
@@ -286,6 +286,29 @@ fn chat_prints_the_answer_as_it_comes() {
     assert_eq!(ran.err, "answered by qwen2.5-coder:7b on gpu, decision 0192f0c1\n");
     let body = &node.asked()[0].body;
     assert!(body.contains(r#"{"content":"be kind","role":"system"}"#) && body.contains("\"stream\":true"), "{body}");
+}
+
+#[test]
+fn chat_says_on_a_terminal_what_it_waits_for_and_nowhere_else() {
+    let mut answer = stream(&[r#"{"choices":[{"delta":{"content":"Hi"}}]}"#, "[DONE]"]);
+    answer.body.splice(0..0, *b": atmosphere queued position=2\n\n");
+    let node = ScriptedNode::start([("POST /v1/chat/completions", answer)]);
+    let asked = ["chat", "hi", "--url", &node.url()];
+    let nowhere = run(&asked, "", Look { terminal: true, ..Look::default() });
+    assert_eq!((nowhere.out.as_str(), nowhere.err.as_str()), ("Hi\n", ""));
+    let shown = run(&asked, "", Look { waits: true, width: Some(60), ..Look::default() });
+    let wiped = " ".repeat(59);
+    assert_eq!(shown.out, "Hi\n", "never where the answer goes");
+    assert_eq!(shown.err, format!("\r{wiped}\rwaiting, place 2 in the queue\r{wiped}\r"));
+}
+
+#[test]
+fn a_watch_of_something_else_says_so() {
+    let node = ScriptedNode::start([("GET /v1/stream", answer(200, "{}"))]);
+    let ran = node.run(&["watch", "--events", "decision", "--events", "node.*,call.end"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("URL has no live events"), "{}", ran.err);
+    assert_eq!(node.asked()[0].line, "GET /v1/stream?events=decision%2Cnode.*%2Ccall.end");
 }
 
 #[test]

@@ -262,6 +262,10 @@ impl Record {
             return;
         }
         self.judge_suspects(false);
+        let error = match &outcome {
+            Outcome::Failed { message, .. } => Some(message.clone()),
+            Outcome::Open | Outcome::Served | Outcome::Cancelled => None,
+        };
         self.router.log().finish(&self.decision.id, outcome);
         self.events.emit("call.end", || {
             let served = candidate.and_then(|candidate| self.decision.candidates.get(candidate));
@@ -272,6 +276,7 @@ impl Record {
                 "node_name": served.map(|candidate| &*candidate.node_name),
                 "model": served.map(|candidate| candidate.capability.name.as_str()),
                 "status": status,
+                "error": error,
                 "attempts": self.attempts,
                 "ms": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 "prompt_tokens": tokens.map(|(prompt, _)| prompt),

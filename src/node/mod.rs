@@ -106,7 +106,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         Arc::clone(&router),
         Arc::clone(&local),
         Arc::new(remote::OverMesh(handle.clone())),
-        events,
+        events.clone(),
         settings::dispatch(&config),
     ));
     let parts = Arc::new(Parts {
@@ -121,6 +121,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         local,
         dispatcher,
         cache: Cache::new(settings::cache(&config), &metrics),
+        events,
         own: watch::Sender::new(Arc::new([])),
         phase: RwLock::new(Phase::Starting),
     });

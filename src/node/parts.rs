@@ -14,6 +14,7 @@ use crate::dispatch::{Dispatcher, Local};
 use crate::mesh;
 use crate::provider::Registry;
 use crate::router::Router;
+use crate::telemetry::EventBus;
 
 /// The parts of a running node that its tasks and its API share.
 pub(super) struct Parts {
@@ -31,6 +32,7 @@ pub(super) struct Parts {
     pub local: Arc<Local>,
     pub dispatcher: Arc<Dispatcher>,
     pub cache: Cache,
+    pub events: EventBus,
     /// Everything that this node can do, with its meaning: what is shared and what is kept to itself.
     pub own: watch::Sender<Arc<[Arc<Capability>]>>,
     pub phase: RwLock<Phase>,

@@ -20,6 +20,7 @@ use crate::mesh::{
 };
 use crate::provider::Registry;
 use crate::router::{Decision, Logged};
+use crate::telemetry::EventBus;
 
 /// The node as its API sees it.
 pub(super) struct NodeService(pub Arc<Parts>);
@@ -52,6 +53,10 @@ impl Service for NodeService {
 
     fn decision(&self, id: &str) -> Option<Logged> {
         self.0.router.log().get(id)
+    }
+
+    fn events(&self) -> EventBus {
+        self.0.events.clone()
     }
 
     fn catalog(&self) -> Arc<Snapshot> {

@@ -11,6 +11,7 @@ mod backend;
 mod llamafarm;
 mod node;
 mod ollama;
+mod socket;
 mod sse;
 
 use std::future::Future;
@@ -20,6 +21,7 @@ pub use backend::{Backend, Counts, Mode};
 pub use llamafarm::LlamaFarm;
 pub use node::{ADVERT_TTL, Cluster, NodePlan, TestNode, free_port, program};
 pub use ollama::Ollama;
+pub use socket::{Socket, text_of, types_of};
 pub use sse::{Events, Streamed, stream_chat};
 
 /// How long a condition may take that nothing promises a time for: generous, as two cores may be busy.

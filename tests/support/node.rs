@@ -440,6 +440,16 @@ impl TestNode {
         .await;
     }
 
+    /// Starts a verb of the command line against this node that does not end by itself; its standard output and error are
+    /// piped.
+    pub fn spawn_cli(&self, arguments: &[&str]) -> tokio::process::Child {
+        let mut command = tokio::process::Command::new(PROGRAM);
+        command.args(arguments).env("ATMOSPHERE_URL", self.url("")).env("ATMOSPHERE_HOME", self.data_dir());
+        command.env("HOME", self.home.path()).env("NO_COLOR", "1").kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the program can be started")
+    }
+
     /// Runs a verb of the command line against this node.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(PROGRAM);

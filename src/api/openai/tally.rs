@@ -12,7 +12,7 @@ use crate::capability::{Operation, Usage};
 
 /// One answer from the moment that its request had its place. An answer that is dropped without a word about its
 /// end was dropped because the client left.
-pub(super) struct Tally {
+pub(crate) struct Tally {
     measures: Measures,
     operation: Operation,
     started: Instant,
@@ -28,7 +28,7 @@ impl Tally {
     }
 
     /// A piece of the answer has come.
-    pub(super) fn piece(&mut self, piece: &[u8]) {
+    pub(crate) fn piece(&mut self, piece: &[u8]) {
         if std::mem::take(&mut self.first) {
             self.measures.first_chunk(self.operation, self.started.elapsed());
         }
@@ -37,7 +37,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn ended(&mut self, outcome: Ending) {
+    pub(crate) fn ended(&mut self, outcome: Ending) {
         self.outcome = outcome;
     }
 }

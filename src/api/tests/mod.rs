@@ -7,4 +7,5 @@ mod members;
 mod scripted;
 mod security;
 mod sockets;
+mod stream;
 mod streams;

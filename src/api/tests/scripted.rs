@@ -25,7 +25,7 @@ use crate::mesh::{
     MemberView, MeshView, Neighbour, PairView, PathClass, PeerView, Revoked, Role, Seed,
 };
 use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Step};
-use crate::telemetry::Metrics;
+use crate::telemetry::{EventBus, Metrics};
 
 /// The longest that a test waits for anything.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +42,7 @@ pub(super) struct ScriptedNode {
     pub(super) revoked: Mutex<Vec<PeerId>>,
     closed: Closed,
     logged: Vec<Logged>,
+    pub(super) events: EventBus,
 }
 
 /// A capability as a test needs it.
@@ -153,6 +154,10 @@ impl Service for ScriptedNode {
 
     fn decision(&self, id: &str) -> Option<Logged> {
         self.logged.iter().find(|logged| logged.decision.id == id).cloned()
+    }
+
+    fn events(&self) -> EventBus {
+        self.events.clone()
     }
 
     fn catalog(&self) -> Arc<Snapshot> {
@@ -358,6 +363,7 @@ fn scripted_node(behaviour: Behaviour) -> ScriptedNode {
         view: Arc::new(view),
         phase: Mutex::new(Phase::Ready),
         revoked: Mutex::default(),
+        events: EventBus::default(),
         closed: Closed::create(None, &Identity::generate(), "home").expect("a mesh"),
         logged: vec![Logged {
             decision: Arc::new(decision()),
