@@ -275,7 +275,10 @@ fn befall(world: &mut World) -> &'static str {
                 "frozen"
             }
             _ => {
-                let step = world.rng.random_range(-900_000..900_000);
+                // One that is set forwards by no more than a hearer stood still cannot be told from news that took that
+                // much less: its node may be listed for so much longer. All other steps are noticed.
+                let step = world.rng.random_range(60_000..900_000);
+                let step = if world.rng.random_bool(0.5) { step } else { -step };
                 world.nodes[node].skew_ms.fetch_add(step, Ordering::Relaxed);
                 "clock set"
             }
