@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::ends::Grave;
+use super::grave::Grave;
 use super::state::{BodyState, Record, Register};
 use super::statement::Position;
 use crate::capability::PeerId;

@@ -3,35 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::grave::{Grave, Tombstone};
 use super::pace::Pace;
 use super::state::{Expired, Outcome, Register, Source};
-use super::statement::{Position, Statement};
+use super::statement::Statement;
 use crate::capability::PeerId;
-use crate::wire::v1;
-
-/// A node that is gone.
-#[derive(Debug)]
-pub(super) struct Grave {
-    pub(super) position: Position,
-    pub(super) issued_at_ms: u64,
-    pub(super) pace: Pace,
-    pub(super) buried: Instant,
-    pub(super) tombstone: Option<Tombstone>,
-    /// An `Alive` proved after the burial that the node lives: until then its advert may come back by sync.
-    pub(super) heard_until: Option<Instant>,
-    /// That `Alive`.
-    pub(super) beat: Option<Arc<v1::SignedStatement>>,
-    /// Whether the node left by its own word; then only a greater position brings it back.
-    pub(super) left: bool,
-}
-
-/// A `Leave` that is passed on.
-#[derive(Debug)]
-pub(super) struct Tombstone {
-    pub(super) signed: Arc<v1::SignedStatement>,
-    pub(super) ttl: Duration,
-    pub(super) until: Instant,
-}
 
 impl Register {
     pub(super) fn leave(&mut self, statement: &Statement, source: Source, now: Instant) -> Outcome {

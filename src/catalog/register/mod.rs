@@ -23,6 +23,7 @@
 mod bodies;
 mod delta;
 mod ends;
+mod grave;
 mod pace;
 mod state;
 mod statement;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ends::Grave;
+use super::grave::Grave;
 use super::pace::Pace;
 use super::statement::{AdvertHead, Body, BodyHash, Content, Position, Statement};
 use crate::capability::{Advert, PeerId};
