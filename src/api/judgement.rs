@@ -4,7 +4,9 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use crate::router::{Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Role, Taken};
+use crate::router::{
+    Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Role, Said, Second, Taken,
+};
 
 /// A decision as the API shows it.
 #[derive(Serialize)]
@@ -16,6 +18,11 @@ pub(super) struct DecisionShape<'a> {
     /// What the question was taken for, with the probability and the runner-up.
     #[serde(skip_serializing_if = "Option::is_none")]
     taken: Option<&'a Taken>,
+    /// Whether that is unsure, and matters.
+    doubtful: bool,
+    /// What somebody who was asked about it said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second: Option<SecondShape<'a>>,
     abstained: bool,
     candidates: Vec<CandidateShape<'a>>,
     rejected: Vec<RejectedShape<'a>>,
@@ -23,6 +30,23 @@ pub(super) struct DecisionShape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     no_route: Option<NoRouteShape>,
     elapsed_us: u64,
+}
+
+#[derive(Serialize)]
+struct SecondShape<'a> {
+    node: String,
+    node_name: &'a str,
+    model: &'a str,
+    /// `changed`, `agreed`, `late` or `failed`.
+    outcome: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    /// Whether the answer was known from before, so that nobody was asked.
+    remembered: bool,
+    elapsed_ms: f64,
+    /// What the question was taken for at first.
+    first: Option<&'a Taken>,
 }
 
 /// A decision and what became of it.
@@ -91,11 +115,32 @@ impl<'a> From<&'a Decision> for DecisionShape<'a> {
             chosen: decision.candidates.first().map(Chosen::from),
             reason: &decision.reason,
             taken: decision.taken.as_ref(),
+            doubtful: decision.doubtful,
+            second: decision.second.as_ref().map(SecondShape::from),
             abstained: decision.abstained,
             candidates: decision.candidates.iter().map(CandidateShape::from).collect(),
             rejected: decision.rejected.iter().map(RejectedShape::from).collect(),
             no_route: decision.no_route.as_ref().map(NoRouteShape::from),
             elapsed_us: u64::try_from(decision.elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl<'a> From<&'a Second> for SecondShape<'a> {
+    fn from(second: &'a Second) -> Self {
+        let message = match &second.said {
+            Said::Failed(why) => Some(why.as_str()),
+            Said::Changed | Said::Agreed | Said::Late(_) => None,
+        };
+        Self {
+            node: second.node.to_base58(),
+            node_name: &second.node_name,
+            model: &second.model,
+            outcome: second.said.word(),
+            message,
+            remembered: second.remembered,
+            elapsed_ms: second.elapsed.as_secs_f64() * 1000.0,
+            first: second.first.as_ref(),
         }
     }
 }

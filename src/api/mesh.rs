@@ -256,7 +256,7 @@ pub(super) async fn route(
     let (settings, mut room) = (&app.settings, app.admission.room());
     let body = read_json(&parts.headers, body, settings.max_body, settings.body_timeout, &mut room).await?;
     let intent = openai::judged_intent(&parts.headers, &context.request_id, body, app.settings.deadline)?;
-    let decision = app.service.route(&intent);
+    let decision = app.service.consider(intent).await;
     Ok(Json(json!({"decision": DecisionShape::from(&decision)})).into_response())
 }
 

@@ -26,8 +26,12 @@ pub trait Service: Send + Sync + 'static {
     /// future, or the reply's body, cancels the work. It keeps the intent's deadline.
     fn dispatch(&self, intent: Intent) -> BoxFuture<'static, Result<Reply, DispatchError>>;
 
-    /// Judges an intent without running it.
+    /// Judges an intent without running it, at once and by itself.
     fn route(&self, intent: &Intent) -> Decision;
+
+    /// Judges an intent without running it, as it would be judged if it were to be run: where it is doubtful what it means,
+    /// somebody who knows better may be asked. It ends within a time of its own.
+    fn consider(&self, intent: Intent) -> BoxFuture<'static, Decision>;
 
     /// The last decisions, newest first, `count` at the most.
     fn decisions(&self, count: usize) -> Vec<Logged>;

@@ -56,7 +56,12 @@ fn explain(decision: &Decision, output: &mut Output<'_>) -> io::Result<()> {
         output.line("\nrejected")?;
         rejected(&decision.rejected, output)?;
     }
-    let took = decision.elapsed_us.map(|us| format!(" in {us:.0} µs")).unwrap_or_default();
+    let took = match decision.elapsed_us {
+        // Somebody was asked.
+        Some(us) if us >= 10_000.0 => format!(" in {}", milliseconds(us / 1e3)),
+        Some(us) => format!(" in {us:.0} µs"),
+        None => String::new(),
+    };
     let last = format!("target {}, decided{took}, decision {}", name(&decision.target), name(&decision.id));
     output.line("")?;
     output.paragraph("", &last)

@@ -60,6 +60,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("cache.ttl", &["ATMOSPHERE_CACHE_TTL"], None),
     field("router.aliases", &["ATMOSPHERE_ROUTER_ALIASES"], None),
     field("router.affinity", &["ATMOSPHERE_ROUTER_AFFINITY"], None),
+    field("router.second_opinion", &["ATMOSPHERE_ROUTER_SECOND_OPINION"], None),
+    field("router.second_opinion_from", &["ATMOSPHERE_ROUTER_SECOND_OPINION_FROM"], None),
     field("dispatch.failover", &["ATMOSPHERE_DISPATCH_FAILOVER"], None),
     field("dispatch.hedge", &["ATMOSPHERE_DISPATCH_HEDGE"], None),
     field("dispatch.retry_share", &["ATMOSPHERE_DISPATCH_RETRY_SHARE"], None),

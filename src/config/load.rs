@@ -12,8 +12,8 @@ use super::problem::{ConfigError, Fault, Origin, Problem};
 use super::source::{FlagValue, Layered, Sources, read_file};
 use super::{
     Admit, ApiConfig, CacheConfig, CacheMode, Config, DEFAULT_GOSSIP_PORT, DEFAULT_PORT, DispatchConfig,
-    EmbedderConfig, EmbedderKind, LogConfig, LogFormat, MeshConfig, ProviderConfig, Relay, RouterConfig, Secret, alias,
-    backend, data_dir, parse,
+    EmbedderConfig, EmbedderKind, LogConfig, LogFormat, MeshConfig, OpinionFrom, ProviderConfig, Relay, RouterConfig,
+    Secret, alias, backend, data_dir, parse,
 };
 use crate::mesh::{DEFAULT_LIFETIME, MAX_SEEDS, Seed, Token};
 use crate::telemetry::DEFAULT_FILTER;
@@ -58,6 +58,8 @@ const CACHE_TTL: Duration = Duration::from_secs(3600);
 const QUEUE: usize = 64;
 /// A backend that sets no limit batches by itself, or is a cloud; here sockets and memory begin to count.
 const CONCURRENCY: u32 = 256;
+/// Nobody notices so much before an answer that takes seconds.
+const SECOND_OPINION: Duration = Duration::from_millis(150);
 /// Enough for a node that dies under load; an outage of all nodes is not made much worse by it.
 const RETRY_SHARE: f64 = 0.2;
 /// A shorter key is guessed, or is a placeholder.
@@ -216,6 +218,8 @@ impl Reader {
             router: RouterConfig {
                 aliases: self.many("router.aliases", alias::aliases),
                 affinity: self.get("router.affinity", true, parse::boolean),
+                second_opinion: self.get("router.second_opinion", SECOND_OPINION, parse::second_opinion),
+                second_opinion_from: self.get("router.second_opinion_from", OpinionFrom::Mesh, parse::opinion_from),
             },
             dispatch: DispatchConfig {
                 failover: self.get("dispatch.failover", true, parse::boolean),

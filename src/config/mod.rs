@@ -174,8 +174,21 @@ pub struct CacheConfig {
 pub struct RouterConfig {
     /// Requests that begin alike go to a node that has read that beginning, while it is worth it.
     pub affinity: bool,
+    /// How long a stronger embedder may take to say what a doubtful question means; zero: nobody is asked.
+    pub second_opinion: Duration,
+    /// Whose embedders may be asked for that.
+    pub second_opinion_from: OpinionFrom,
     /// Names of the owner's own, each for models in order of preference or for a wish.
     pub aliases: BTreeMap<String, Alias>,
+}
+
+/// Whose embedders may be asked what a doubtful question means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpinionFrom {
+    /// Every node's.
+    Mesh,
+    /// This node's own: no question leaves it for that.
+    Itself,
 }
 
 /// What is done when something goes wrong with a request.

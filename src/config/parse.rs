@@ -129,6 +129,28 @@ pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&Value) -> Resul
     }
 }
 
+/// `router.second_opinion`: how long it may take, or that there is none.
+pub(super) fn second_opinion(value: &Value) -> Result<Duration, String> {
+    /// Longer, and the answer itself would be there sooner.
+    const MOST: Duration = Duration::from_secs(2);
+    if matches!(boolean(value), Ok(false)) {
+        return Ok(Duration::ZERO);
+    }
+    duration(Duration::ZERO, MOST)(value).map_err(|why| format!("{why}; or \"off\" to ask nobody"))
+}
+
+/// `router.second_opinion_from`.
+pub(super) fn opinion_from(value: &Value) -> Result<super::OpinionFrom, String> {
+    match value.as_str() {
+        Some("mesh") => Ok(super::OpinionFrom::Mesh),
+        Some("self") => Ok(super::OpinionFrom::Itself),
+        _ => {
+            Err("give \"mesh\" (every node's embedders) or \"self\" (this node's only: no question leaves it for that)"
+                .into())
+        }
+    }
+}
+
 /// A size such as `32MiB`, within bounds. `k`, `M` and `G` count in 1000, `Ki`, `Mi` and `Gi` in 1024.
 pub(super) fn size(min: u64, max: u64) -> impl Fn(&Value) -> Result<u64, String> {
     move |value| {

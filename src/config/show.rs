@@ -8,7 +8,7 @@ use toml::Value;
 use super::fields::FIELDS;
 use super::parse::format_size;
 use super::secret::REDACTED;
-use super::{Admit, Alias, Backend, CacheMode, Config, EmbedderKind, Loaded, LogFormat, Relay};
+use super::{Admit, Alias, Backend, CacheMode, Config, EmbedderKind, Loaded, LogFormat, OpinionFrom, Relay};
 
 impl Loaded {
     /// The configuration in force, as TOML: what `atmosphere start --print-config` prints.
@@ -105,6 +105,11 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "cache.ttl" => time(config.cache.ttl),
         "router.aliases" => aliases(&config.router.aliases),
         "router.affinity" => Value::Boolean(config.router.affinity),
+        "router.second_opinion" => time(config.router.second_opinion),
+        "router.second_opinion_from" => text(&match config.router.second_opinion_from {
+            OpinionFrom::Mesh => "mesh",
+            OpinionFrom::Itself => "self",
+        }),
         "dispatch.failover" => Value::Boolean(config.dispatch.failover),
         "dispatch.hedge" => Value::Boolean(config.dispatch.hedge),
         "dispatch.retry_share" => Value::Float(config.dispatch.retry_share),

@@ -235,6 +235,21 @@ fn settings_are_judged_together() {
 }
 
 #[test]
+fn a_second_opinion_has_a_limit_or_is_off() {
+    let config = |line: &str| setup(&format!("[router]\n{line}")).config().router;
+    for (value, ms) in [("\"off\"", 0), ("false", 0), ("\"0s\"", 0), ("\"40ms\"", 40), ("\"2s\"", 2000)] {
+        let limit = config(&format!("second_opinion = {value}")).second_opinion;
+        assert_eq!(limit, Duration::from_millis(ms), "{value}");
+    }
+    assert_eq!(config("second_opinion_from = \"self\"").second_opinion_from, OpinionFrom::Itself);
+    let both = "[router]\nsecond_opinion = \"1h\"\nsecond_opinion_from = \"cloud\"";
+    let problems = setup(both).problems();
+    for expected in ["between 0s and 2s; or \"off\" to ask nobody", "give \"mesh\""] {
+        assert!(problems.contains(expected), "{expected}: {problems}");
+    }
+}
+
+#[test]
 fn an_open_address_has_three_ways_out() {
     let open = "bind = \"0.0.0.0\"\n";
     let text = setup(open).problems();

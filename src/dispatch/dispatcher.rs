@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::answer::{self, Job};
 use super::attempt::Begun;
 use super::budget::Budget;
+use super::judge::Judge;
 use super::local::LONGEST;
 use super::race;
 use super::record::{self, Record};
@@ -21,11 +22,12 @@ use super::ways::{Settings, Ways};
 use super::{DispatchError, Local, Remote, Reply, ReplyBody, failures};
 use crate::capability::{ErrorClass, Failure, Intent, Operation, Origin};
 use crate::router::{Candidate, Decision, Router};
-use crate::telemetry::EventBus;
+use crate::telemetry::{EventBus, Metrics};
 
 /// Runs intents: decides, tries, and answers.
 pub struct Dispatcher {
     ways: Arc<Ways>,
+    judge: Judge,
     events: EventBus,
     settings: Settings,
 }
@@ -47,7 +49,8 @@ impl Dispatcher {
         settings: Settings,
     ) -> Self {
         let budget = Budget::new(settings.retry_share);
-        Self { ways: Arc::new(Ways { router, local, remote, budget }), events, settings }
+        let ways = Arc::new(Ways { router, local, remote, budget });
+        Self { judge: Judge::new(Arc::clone(&ways), &settings), ways, events, settings }
     }
 
     /// The same with other limits.
@@ -57,10 +60,32 @@ impl Dispatcher {
         Self::new(Arc::clone(router), Arc::clone(local), Arc::clone(remote), self.events.clone(), settings)
     }
 
+    #[cfg(test)]
+    pub(super) const fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
     /// The router that decides for it.
     #[must_use]
     pub fn router(&self) -> &Arc<Router> {
         &self.ways.router
+    }
+
+    /// Counts what happens among these metrics.
+    pub fn register(&self, metrics: &Metrics) {
+        self.judge.register(metrics);
+    }
+
+    /// Who shall run this intent, as far as is known without asking anybody.
+    #[must_use]
+    pub fn decide(&self, intent: &Intent) -> Decision {
+        self.judge.recall(intent, self.router().decide(intent))
+    }
+
+    /// Who shall run this intent; where that is doubtful, with a second opinion of somebody who may be asked. It takes no longer
+    /// than the owner's limit for that.
+    pub async fn consider(&self, intent: &Intent) -> Decision {
+        self.judge.hear(intent, self.router().decide(intent)).await
     }
 
     /// Runs an intent. Returns once somebody has sent a first piece of content, or all of an answer. Dropping the future, or
@@ -71,7 +96,7 @@ impl Dispatcher {
     /// When nobody can do it, nobody who was tried did, or the request itself is wrong.
     pub async fn dispatch(&self, intent: Intent) -> Result<Reply, DispatchError> {
         let deadline = Instant::now() + intent.deadline.min(LONGEST);
-        let decision = Arc::new(self.router().decide(&intent));
+        let decision = Arc::new(self.consider(&intent).await);
         let facts = record::Facts {
             request_id: intent.request_id.clone(),
             prompt_tokens: intent.requirements.prompt_tokens,

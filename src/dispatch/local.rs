@@ -94,6 +94,12 @@ impl Local {
         }
     }
 
+    /// Whether other nodes hear of that capability; `true` of one that this node does not have.
+    #[must_use]
+    pub fn shares(&self, capability: &CapabilityId) -> bool {
+        self.providers.resolve(capability).is_none_or(|found| found.provider.shared())
+    }
+
     /// Turns new calls away from now on: the node is leaving. Those under way go on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);

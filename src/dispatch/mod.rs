@@ -2,6 +2,7 @@
 //!
 //! [`Dispatcher`] is the caller's side: it tries the candidates in order until one has begun to answer, and when that one
 //! is lost in the middle of it, another goes on where that is honest.
+//! Where the decision is doubtful, it asks for a second opinion first (`judge`).
 //! [`Local`] is the callee's side: admission, queue, heartbeats and deadlines around this node's providers.
 //! Between the two lies the mesh ([`Remote`]), or nothing when the candidate is this node.
 
@@ -12,6 +13,7 @@ mod budget;
 mod dispatcher;
 mod failures;
 mod gate;
+mod judge;
 mod local;
 mod pulse;
 mod race;

@@ -33,6 +33,10 @@ pub struct Settings {
     /// Without content of a stream, queueing and loading aside, while there is somebody else to turn to; or four times what
     /// was expected, if that is longer.
     pub patience: Duration,
+    /// How long a stronger embedder may take to say what a doubtful question means; zero: nobody is asked.
+    pub second_opinion: Duration,
+    /// Whether an embedder on another node may be asked; else this node's own only.
+    pub second_opinion_elsewhere: bool,
 }
 
 impl Default for Settings {
@@ -51,6 +55,9 @@ impl Default for Settings {
             // Enough for a node that dies under load; an outage of all is not made worse by more than that.
             retry_share: 0.2,
             patience: Duration::from_secs(30),
+            // Nobody notices so much before an answer that takes seconds, and an embedder on a processor needs a tenth of it.
+            second_opinion: Duration::from_millis(150),
+            second_opinion_elsewhere: true,
         }
     }
 }

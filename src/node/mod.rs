@@ -109,6 +109,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
         events.clone(),
         settings::dispatch(&config),
     ));
+    dispatcher.register(&metrics);
     let parts = Arc::new(Parts {
         name: config.name.as_str().into(),
         open_mesh: config.mesh.name.as_str().into(),

@@ -34,7 +34,7 @@ impl Service for NodeService {
         let parts = Arc::clone(&self.0);
         async move {
             let dispatcher = Arc::clone(&parts.dispatcher);
-            let decide = |intent: &Intent| parts.router.decide(intent);
+            let decide = |intent: &Intent| parts.dispatcher.decide(intent);
             let run = |intent| async move { dispatcher.dispatch(intent).await }.boxed();
             parts.cache.answer(intent, decide, run).await
         }
@@ -45,6 +45,16 @@ impl Service for NodeService {
         let decision = self.0.router.decide(intent);
         self.0.router.log().record(Arc::new(decision.clone()), &intent.request_id);
         decision
+    }
+
+    fn consider(&self, intent: Intent) -> BoxFuture<'static, Decision> {
+        let parts = Arc::clone(&self.0);
+        async move {
+            let decision = parts.dispatcher.consider(&intent).await;
+            parts.router.log().record(Arc::new(decision.clone()), &intent.request_id);
+            decision
+        }
+        .boxed()
     }
 
     fn decisions(&self, count: usize) -> Vec<Logged> {

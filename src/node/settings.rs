@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::error::StartError;
-use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, Relay};
+use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, OpinionFrom, Relay};
 use crate::embedding::{Embedder, StaticEmbedder};
 use crate::{api, cache, dispatch, mesh, provider, router};
 
@@ -130,6 +130,8 @@ pub(super) fn dispatch(config: &Config) -> dispatch::Settings {
         failover: config.dispatch.failover,
         hedge: config.dispatch.hedge,
         retry_share: config.dispatch.retry_share,
+        second_opinion: config.router.second_opinion,
+        second_opinion_elsewhere: config.router.second_opinion_from == OpinionFrom::Mesh,
         ..dispatch::Settings::default()
     }
 }

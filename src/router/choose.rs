@@ -4,6 +4,7 @@
 //! candidate, so a sweep over the [`Facts`] sorts them into tiers, only the best tiers are scored, and only the best
 //! few become [`Candidate`]s.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct World<'a> {
     pub(super) warm: &'a Warm,
     /// Whether those that rest are candidates too, after all others.
     pub(super) wakes: bool,
+    /// The question's vector where the facts are by the classifier of another space.
+    pub(super) seen: Option<&'a [f32]>,
     pub(super) now: Instant,
 }
 
@@ -372,14 +375,11 @@ impl<'a> Choice<'a> {
             if let Some(first) = named.first() {
                 let nearest = Some((meaning::Nearest::Entry(first.0), 1.0));
                 let meant = Some(Meant::Entries(named));
-                return Some(Verdict { meant, nearest, general: 0.0, needed: 1.0, taken: None });
+                let (general, needed) = (0.0, 1.0);
+                return Some(Verdict { meant, nearest, general, needed, taken: None, doubtful: false });
             }
         }
-        let query = match (domain, intent.query.as_deref()) {
-            (Some(domain), Some(query)) => format!("{domain}: {query}"),
-            (Some(text), None) | (None, Some(text)) => text.to_owned(),
-            (None, None) => return None,
-        };
+        let query = question_of(intent)?;
         let (mut own_field, mut present) = (Vec::with_capacity(eligible.len()), Vec::new());
         for (fact, eligible) in facts.entries.iter().zip(eligible) {
             own_field.push(*eligible && fact.speciality == Speciality::Domain);
@@ -388,8 +388,8 @@ impl<'a> Choice<'a> {
             }
         }
         self.world.trainer.asked(self.world.snapshot);
-        let prototypes = self.world.prototypes;
-        let audience = Audience { snapshot, facts, prototypes, own_field: &own_field, present: &present };
+        let World { prototypes, seen, .. } = *self.world;
+        let audience = Audience { snapshot, facts, prototypes, own_field: &own_field, present: &present, seen };
         Some(meaning::judge(&query, &audience))
     }
 
@@ -461,6 +461,8 @@ impl<'a> Choice<'a> {
         });
         let meant = self.scored.first().is_some_and(|best| best.tier == TIER_MEANT);
         let abstained = resolved.step_is_auto() && verdict.is_some() && !meant && no_route.is_none();
+        // Where there is nobody else, it makes no difference.
+        let doubtful = candidates_total > 1 && verdict.as_ref().is_some_and(|verdict| verdict.doubtful);
         let reason = match &no_route {
             Some(no_route) => no_route.to_string(),
             None => reason::chosen(&reason::Grounds {
@@ -480,6 +482,7 @@ impl<'a> Choice<'a> {
             step: resolved.step,
             reason,
             taken: verdict.and_then(|verdict| verdict.taken),
+            doubtful,
             abstained,
             candidates,
             candidates_total,
@@ -536,6 +539,15 @@ fn demand_of(world: &World<'_>, entry: &Entry, demand: Demand) -> Demand {
     match world.signals.alike(&entry.capability.id) {
         Some(alike) => demand.with_usual_answer(alike.answer(score::EXPECTED_TOKENS, world.now)),
         None => demand,
+    }
+}
+
+/// The text whose meaning is matched: what the caller asks, with the domain that they say it is of.
+pub(super) fn question_of(intent: &Intent) -> Option<Cow<'_, str>> {
+    match (intent.requirements.domain.as_deref(), intent.query.as_deref()) {
+        (Some(domain), Some(query)) => Some(Cow::Owned(format!("{domain}: {query}"))),
+        (Some(text), None) | (None, Some(text)) => Some(Cow::Borrowed(text)),
+        (None, None) => None,
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Decision {
     pub reason: String,
     /// What the question was taken for, when the classifier was asked.
     pub taken: Option<Taken>,
+    /// Whether it is so unsure what the question means that somebody who knows better is worth asking.
+    pub doubtful: bool,
+    /// What somebody who was asked about it said.
+    pub second: Option<Second>,
     /// Whether nothing matched well enough by meaning, so that the best general model was taken.
     pub abstained: bool,
     /// Who can do it, best first; at most [`MAX_CANDIDATES`].
@@ -52,6 +56,38 @@ pub struct Taken {
     pub next_probability: f32,
     /// Whether the next would have been the best, and nobody who could be asked is made for it.
     pub beaten: bool,
+}
+
+/// A second opinion on what a question means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Second {
+    /// The node that was asked.
+    pub node: PeerId,
+    /// Its human name.
+    pub node_name: Arc<str>,
+    /// The embedding model that was asked.
+    pub model: String,
+    /// What became of it.
+    pub said: Said,
+    /// Whether the answer was known from before, so that nobody was asked this time.
+    pub remembered: bool,
+    /// What it took.
+    pub elapsed: Duration,
+    /// What the question was taken for at first.
+    pub first: Option<Taken>,
+}
+
+/// What became of asking for a second opinion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// It changed who shall run the request.
+    Changed,
+    /// It came to the same.
+    Agreed,
+    /// It did not come within this time, so the first decision stands.
+    Late(Duration),
+    /// It did not come, so the first decision stands; why.
+    Failed(String),
 }
 
 /// What a target turned out to be: the step of the resolution that found it.

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
+
 use crate::capability::{Capability, Cost, FeatureSet, Kind, ModalitySet, Operation, OperationSet, PeerId, Residency};
 use crate::catalog::Snapshot;
 
+use super::lesson::Taught;
 use super::speciality::{Speciality, speciality};
-use super::training::Taught;
 
 /// What the router needs to know of a capability.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +182,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Reads the facts off a snapshot.
-    pub(super) fn new(snapshot: &Arc<Snapshot>, taught: Option<Arc<Taught>>) -> Self {
+    fn new(snapshot: &Arc<Snapshot>, taught: Option<Arc<Taught>>) -> Self {
         let mut nodes: Vec<(PeerId, u8)> = Vec::new();
         let mut models: HashMap<String, u32> = HashMap::new();
         let mut kinds: Vec<Kind> = Vec::new();
@@ -220,8 +222,19 @@ impl Facts {
         self.kinds.iter().map(wanted).collect()
     }
 
+    /// The facts of this snapshot by this classifier: those in `kept`, if they are of it, or new ones, which are kept there.
+    pub(super) fn current(kept: &ArcSwap<Self>, snapshot: &Arc<Snapshot>, taught: Option<Arc<Taught>>) -> Arc<Self> {
+        let facts = kept.load();
+        if facts.are_of(snapshot, taught.as_ref()) {
+            return Arc::clone(&facts);
+        }
+        let facts = Arc::new(Self::new(snapshot, taught));
+        kept.store(Arc::clone(&facts));
+        facts
+    }
+
     /// Whether they are of this snapshot, by this classifier.
-    pub(super) fn are_of(&self, snapshot: &Arc<Snapshot>, taught: Option<&Arc<Taught>>) -> bool {
+    fn are_of(&self, snapshot: &Arc<Snapshot>, taught: Option<&Arc<Taught>>) -> bool {
         let same_taught = match (&self.taught, taught) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (a, b) => a.is_none() && b.is_none(),

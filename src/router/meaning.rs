@@ -1,8 +1,10 @@
 //! Which capabilities a question means, and when it means none in particular.
 //!
 //! The [classifier](super::classifier) says, once it has been [taught](super::training) what this mesh is about: what the
-//! question is taken for, with its probability. Below a half, or when it is taken for general conversation or for
-//! something that nobody here can do, the router abstains.
+//! question is taken for, with its probability. When that is too small, or when it is taken for general conversation or for
+//! something that nobody here can do, the router abstains. Where it is not sure and that matters, it says so
+//! ([`doubt`](super::doubt)): then somebody with a stronger embedder may be asked, and the same is decided again with the
+//! vector of the question there.
 //!
 //! Until then, likeness alone must do.
 //! Two things are compared. The catalog says which capabilities with a field of their own (a domain, a
@@ -18,10 +20,11 @@ use crate::catalog::{EntryId, Question, Snapshot};
 use super::bars::Bars;
 use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
+use super::doubt::{Contender, is_doubtful};
 use super::facts::{Fact, Facts, NO_CLASS};
+use super::lesson::{Class, Taught, name_of};
 use super::likeness::Prototypes;
 use super::speciality::{Speciality, speciality_of_kind, subject};
-use super::training::{Class, Taught, name_of};
 
 /// The probability from which on a guess is acted on. Chosen on the labelled phrases of this module's test: of general
 /// questions, the best speciality had 0.07 at most; of questions to a project with a handful of texts, it was rarely
@@ -45,6 +48,8 @@ pub(super) struct Verdict {
     pub(super) needed: f32,
     /// What the classifier took it for, if there is one.
     pub(super) taken: Option<Taken>,
+    /// Whether somebody who knows better is worth asking.
+    pub(super) doubtful: bool,
 }
 
 /// What is near to a question.
@@ -75,6 +80,8 @@ pub(super) struct Audience<'a> {
     pub(super) own_field: &'a [bool],
     /// The specialities of those that can do it.
     pub(super) present: &'a [Speciality],
+    /// The question's vector in the space of the classifier of the facts, when that is not the catalog's.
+    pub(super) seen: Option<&'a [f32]>,
 }
 
 impl Audience<'_> {
@@ -99,7 +106,7 @@ pub(super) fn judge(query: &str, audience: &Audience<'_>) -> Verdict {
 fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
     let Audience { snapshot, facts, own_field, .. } = audience;
     let question = snapshot.question(query);
-    let text = Text::new(query, question.vector().to_vec());
+    let text = Text::new(query, audience.seen.unwrap_or_else(|| question.vector()).to_vec());
 
     let mut present = vec![false; taught.classes.len()];
     let mut unlearnt = !taught.learnt_subjects();
@@ -134,13 +141,20 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
         next_probability: judgement.rival_probability,
         beaten: judgement.rival.is_some_and(|(_, rival)| rival > score),
     });
+    let is_special = |class: usize| match taught.classes.get(class) {
+        Some(Class::Kind(kind)) => special_kind(kind).is_some(),
+        Some(Class::Subject(_)) => true,
+        None => false,
+    };
+    let contender =
+        |class: usize, probability| Contender { probability, special: is_special(class) && available(class) };
+    let best = judgement.best.map(|(class, _)| contender(class, judgement.probability));
+    let rival = judgement.rival.map(|(class, _)| contender(class, judgement.rival_probability));
+    let doubtful = audience.seen.is_none() && best.is_some_and(|best| is_doubtful(best, rival));
     let beaten = taken.as_ref().is_some_and(|taken| taken.beaten);
     let sure = judgement.best.filter(|_| judgement.probability >= SURE && !beaten);
     let meant = sure.and_then(|(class, score)| match taught.classes.get(class)? {
-        Class::Kind(kind) => match speciality_of_kind(kind) {
-            Speciality::General | Speciality::Other | Speciality::Domain => None,
-            special => Some(Meant::Speciality(special, judgement.likeness[class])),
-        },
+        Class::Kind(kind) => special_kind(kind).map(|special| Meant::Speciality(special, judgement.likeness[class])),
         Class::Subject(_) => {
             let near =
                 |fact: &Fact| judgement.scores.get(fact.class as usize).is_some_and(|other| *other >= score - SAME);
@@ -160,7 +174,15 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
             return alone;
         }
     }
-    Verdict { meant, nearest: None, general: 0.0, needed: SURE, taken }
+    Verdict { meant, nearest: None, general: 0.0, needed: SURE, taken, doubtful }
+}
+
+/// The speciality of a kind for which somebody general is not as good.
+fn special_kind(kind: &Kind) -> Option<Speciality> {
+    match speciality_of_kind(kind) {
+        Speciality::General | Speciality::Other | Speciality::Domain => None,
+        special => Some(special),
+    }
 }
 
 /// A kind as a person says it.
@@ -212,7 +234,7 @@ fn decide(hits: &[(EntryId, f32)], special: Option<(Speciality, f32)>, general: 
         Some((Nearest::Speciality(_), _)) => bars.special,
         _ => bars.entry,
     };
-    Verdict { meant, nearest, general, needed: threshold.max(general + bars.margin), taken: None }
+    Verdict { meant, nearest, general, needed: threshold.max(general + bars.margin), taken: None, doubtful: false }
 }
 
 #[cfg(test)]

@@ -280,6 +280,32 @@ fn what_was_learnt_makes_it_better() {
 }
 
 #[test]
+fn the_wrong_answers_are_doubtful_and_most_right_ones_are_not() {
+    let (mut doubtful, mut wrong, mut sure) = (0, 0, Vec::new());
+    for (phrase, expected) in LABELLED.iter().chain(HELD_OUT) {
+        let mut intent = intent(None);
+        intent.query = Some((*phrase).to_owned());
+        let decision = taught().decide(&intent);
+        let is_wrong = label(taught(), phrase).0 != *expected;
+        doubtful += usize::from(decision.doubtful);
+        wrong += usize::from(is_wrong);
+        if std::env::var_os("SHOW_DOUBTS").is_some() {
+            let marks = (if is_wrong { "!" } else { " " }, if decision.doubtful { "?" } else { " " });
+            eprintln!("{}{} {phrase:60} {:?}", marks.0, marks.1, decision.taken);
+        }
+        if is_wrong && !decision.doubtful {
+            sure.push(*phrase);
+        }
+    }
+    let all = LABELLED.len() + HELD_OUT.len();
+    if std::env::var_os("SHOW_DOUBTS").is_some() {
+        eprintln!("{doubtful} of {all} doubtful; {wrong} wrong");
+    }
+    assert!(sure.is_empty(), "wrong, and not doubtful: {sure:?}");
+    assert!(doubtful * 2 <= all, "{doubtful} of {all} are doubtful");
+}
+
+#[test]
 fn other_languages_are_understood_without_an_embedder_of_theirs() {
     for (phrase, expected) in [
         ("Schreibe eine Funktion in Python, die Primzahlen berechnet", "code"),

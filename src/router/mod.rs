@@ -5,6 +5,9 @@
 //! background, `training`), and who will answer
 //! *soonest and best* (`score`, from what [`Signals`] measured). Each step can be read in the decision.
 //!
+//! Where it is not sure what a question means and that matters, the decision says so. Whoever runs it may ask a stronger
+//! embedder then, and have the same decided again through a [`Lens`] with what that one said.
+//!
 //! The router does no I/O and awaits nothing. An exact name costs a look-up, whatever the size of the mesh;
 //! `auto` costs a search by meaning and one pass over a few bytes per capability.
 
@@ -15,8 +18,11 @@ mod choose;
 pub mod classifier;
 mod cooldown;
 mod decision;
+pub mod doubt;
 mod estimate;
 mod facts;
+mod lens;
+mod lesson;
 mod likeness;
 mod log;
 mod meaning;
@@ -25,6 +31,7 @@ mod prototypes;
 mod reason;
 mod requirements;
 mod score;
+mod second;
 mod signals;
 mod speciality;
 mod target;
@@ -35,6 +42,7 @@ mod tests;
 mod tiers;
 mod training;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +54,11 @@ use crate::capability::{CapabilityId, Intent, Mark, PeerId, Target};
 use crate::catalog::{Catalog, Snapshot};
 
 pub use aliases::{Alias, Aliases, Prefer};
-pub use decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step, Taken};
+pub use decision::{
+    Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Said, Second, Step, Taken,
+};
+pub use lens::Lens;
+pub use lesson::Lesson;
 pub use log::{Attempt, DecisionLog, Logged, Outcome, Role};
 pub use signals::{InFlight, Observation, Signals};
 
@@ -122,7 +134,44 @@ impl Router {
     /// The same, with what was measured as it is at that time.
     #[must_use]
     pub fn decide_at(&self, intent: &Intent, now: Instant) -> Decision {
-        self.decide_among(intent, false, now)
+        self.decide_among(intent, false, None, now)
+    }
+
+    /// Decides again with what another embedder says of the question: its vector there, and this mesh through its lens.
+    #[must_use]
+    pub fn decide_through(&self, intent: &Intent, lens: &Lens, vector: &[f32]) -> Decision {
+        let now = Instant::now();
+        let mut decision = self.decide_among(intent, false, Some((lens, vector)), now);
+        decision.elapsed = now.elapsed();
+        decision
+    }
+
+    /// The text whose meaning is matched; `None` when there is none.
+    #[must_use]
+    pub fn question_of(intent: &Intent) -> Option<Cow<'_, str>> {
+        choose::question_of(intent)
+    }
+
+    /// What another embedder must read to judge what this router judges. `None` while this router itself has not learnt
+    /// what the mesh is about now.
+    #[must_use]
+    pub fn lesson(&self) -> Option<Lesson> {
+        let taught = self.trainer.taught()?;
+        let lesson = Lesson::of(&self.catalog.snapshot(), &self.prototypes)?;
+        (taught.subjects == lesson.subjects).then_some(lesson)
+    }
+
+    /// Whether a lens shows the mesh as this router itself knows it.
+    #[must_use]
+    pub fn fits(&self, lens: &Lens) -> bool {
+        self.trainer.taught().is_some_and(|taught| taught.subjects == lens.taught().subjects)
+    }
+
+    /// The share of its lesson's texts that this router takes for what they are when they are held back from it; to be
+    /// compared with a lens that fits. `None` before it has learnt anything.
+    #[must_use]
+    pub fn right(&self) -> Option<f32> {
+        self.trainer.taught().map(|taught| taught.classifier.right_of_held())
     }
 
     /// Who has this model now, best first, those that rest after a failure last: for an answer that is lost unless somebody
@@ -130,12 +179,15 @@ impl Router {
     #[must_use]
     pub fn holders(&self, intent: &Intent, model: &str) -> Vec<Candidate> {
         let intent = Intent { target: Target::Named(model.to_owned()), ..intent.clone() };
-        self.decide_among(&intent, true, Instant::now()).candidates
+        self.decide_among(&intent, true, None, Instant::now()).candidates
     }
 
-    fn decide_among(&self, intent: &Intent, wakes: bool, now: Instant) -> Decision {
+    fn decide_among(&self, intent: &Intent, wakes: bool, through: Option<(&Lens, &[f32])>, now: Instant) -> Decision {
         let snapshot = self.catalog.snapshot();
-        let facts = || self.facts_of(&snapshot);
+        let facts = || match through {
+            Some((lens, _)) => lens.facts_of(&snapshot),
+            None => self.facts_of(&snapshot),
+        };
         let warm = self.affinity.as_ref().map(|affinity| affinity.warm(&intent.prefix, now)).unwrap_or_default();
         let signals = self.signals.read();
         let world = choose::World {
@@ -147,6 +199,7 @@ impl Router {
             trainer: &self.trainer,
             warm: &warm,
             wakes,
+            seen: through.map(|(_, vector)| vector),
             now,
         };
         let mut decision = choose::decide(&world, intent);
@@ -180,6 +233,12 @@ impl Router {
         }
     }
 
+    /// What it decides over.
+    #[must_use]
+    pub const fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// The measurements that it decides by.
     #[must_use]
     pub const fn signals(&self) -> &Arc<Signals> {
@@ -205,13 +264,6 @@ impl Router {
     }
 
     fn facts_of(&self, snapshot: &Arc<Snapshot>) -> Arc<Facts> {
-        let taught = self.trainer.taught();
-        let facts = self.facts.load();
-        if facts.are_of(snapshot, taught.as_ref()) {
-            return Arc::clone(&facts);
-        }
-        let facts = Arc::new(Facts::new(snapshot, taught));
-        self.facts.store(Arc::clone(&facts));
-        facts
+        Facts::current(&self.facts, snapshot, self.trainer.taught())
     }
 }

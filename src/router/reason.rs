@@ -111,7 +111,7 @@ fn by_class(grounds: &Grounds<'_>, verdict: &Verdict, taken: &Taken, name: &str)
     }
 }
 
-fn percent(probability: f32) -> String {
+pub(super) fn percent(probability: f32) -> String {
     format!("{:.0} %", probability * 100.0)
 }
 

@@ -126,7 +126,11 @@ pub(super) struct Shared {
     started: AtomicUsize,
     finished: AtomicUsize,
     cancelled: AtomicUsize,
+    embedder: Mutex<Option<Embedder>>,
 }
+
+/// What a backend's embedding model makes of a text.
+pub type Embedder = Box<dyn Fn(&str) -> Vec<f64> + Send + Sync>;
 
 /// Requests whose bodies are kept for a test to look at.
 const KEPT_REQUESTS: usize = 256;
@@ -155,6 +159,11 @@ impl Backend {
     /// How it behaves from now on.
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock() = mode;
+    }
+
+    /// What its embedding model makes of texts, instead of one vector for all.
+    pub fn embeds(&self, embedder: impl Fn(&str) -> Vec<f64> + Send + Sync + 'static) {
+        *self.shared.embedder.lock() = Some(Box::new(embedder));
     }
 
     /// What happened so far.
@@ -194,6 +203,7 @@ impl Shared {
             started: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
+            embedder: Mutex::new(None),
         })
     }
 
@@ -321,10 +331,25 @@ fn keep<T>(list: &Mutex<Vec<T>>, one: T) {
 
 async fn embeddings(State(shared): State<Arc<Shared>>, Json(request): Json<Value>) -> Json<Value> {
     let running = Running::begin(&shared);
-    let count = request["input"].as_array().map_or(1, Vec::len);
-    let data: Vec<Value> =
-        (0..count).map(|index| json!({"object": "embedding", "index": index, "embedding": [0.6, 0.8, 0.0]})).collect();
+    let input = &request["input"];
+    let texts: Vec<String> = match input.as_array() {
+        Some(texts) => texts.iter().map(|text| text.as_str().unwrap_or_default().to_owned()).collect(),
+        None => vec![input.as_str().unwrap_or_default().to_owned()],
+    };
     keep(&shared.requests, request);
+    let mode = shared.mode.lock().clone();
+    if matches!(mode, Mode::Hang) {
+        let _running = running;
+        std::future::pending::<Infallible>().await;
+        unreachable!("it hangs");
+    }
+    let embed =
+        |text: &String| shared.embedder.lock().as_ref().map_or_else(|| vec![0.6, 0.8, 0.0], |embed| embed(text));
+    let data: Vec<Value> = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| json!({"object": "embedding", "index": index, "embedding": embed(text)}))
+        .collect();
     running.finish();
     Json(json!({"object": "list", "model": "double", "data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}}))
 }

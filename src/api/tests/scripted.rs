@@ -80,6 +80,8 @@ pub(super) fn decision() -> Decision {
         target: "llama3.2".to_owned(),
         reason: "warm on gpu — nearest".to_owned(),
         taken: None,
+        doubtful: false,
+        second: None,
         abstained: false,
         step: Step::Model,
         candidates: vec![candidate()],
@@ -146,6 +148,10 @@ impl Service for ScriptedNode {
     fn route(&self, intent: &Intent) -> Decision {
         self.intents.lock().push(intent.clone());
         decision()
+    }
+
+    fn consider(&self, intent: Intent) -> BoxFuture<'static, Decision> {
+        futures::future::ready(self.route(&intent)).boxed()
     }
 
     fn decisions(&self, count: usize) -> Vec<Logged> {

@@ -103,6 +103,8 @@ pub struct Classifier {
     calibration: Calibration,
     /// Of those texts held back whose best class was wrong, the share whose second was right.
     rival_share: f32,
+    /// Of those texts held back that are about one of the classes, the share whose best class was right.
+    right_of_held: f32,
 }
 
 /// How texts become rows of numbers.
@@ -252,9 +254,16 @@ impl Classifier {
             }
         }
         let Trained { head, shelf } = Trained::new(&all, classes, &unwanted)?;
-        let rival_share = held.rival_share();
+        let (rival_share, right_of_held) = (held.rival_share(), held.right_share());
         let calibration = Calibration::fit(&held.weighed());
-        Some(Self { classes, space, head, shelf, calibration, rival_share })
+        Some(Self { classes, space, head, shelf, calibration, rival_share, right_of_held })
+    }
+
+    /// Of the texts that were held back in training and are about one of the classes, the share whose best class was right.
+    /// Says of two classifiers of the same texts, read by different embedders, which tells them apart better.
+    #[must_use]
+    pub const fn right_of_held(&self) -> f32 {
+        self.right_of_held
     }
 
     /// What a text is about, among the classes that are available.
@@ -302,6 +311,12 @@ impl Held {
 
     fn rival_share(&self) -> f32 {
         self.second_right as f32 / self.wrong.max(1) as f32
+    }
+
+    fn right_share(&self) -> f32 {
+        let about_one = self.outcomes.iter().filter(|(_, none)| !none);
+        let right = about_one.clone().filter(|(outcome, _)| outcome.right).count();
+        right as f32 / about_one.count().max(1) as f32
     }
 
     fn weighed(self) -> Vec<Outcome> {
