@@ -36,8 +36,8 @@ pub(super) struct App {
     /// This node's name, as a header can carry it.
     pub(super) node_header: HeaderValue,
     pub(super) started: Instant,
-    /// Unix seconds.
-    pub(super) started_at: u64,
+    /// Unix milliseconds: no two runs of a node begin in the same one.
+    pub(super) started_at_ms: u64,
     /// The node stops: what runs may finish.
     pub(super) shutdown: CancellationToken,
     /// The time for that is over: streams say that they end.
@@ -78,7 +78,9 @@ impl App {
             metrics,
             node_header,
             started: Instant::now(),
-            started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            started_at_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
             closing: CancellationToken::new(),
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),

@@ -22,7 +22,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 struct Seen {
     name: String,
     /// When its process started.
-    started_at: u64,
+    started_at_ms: u64,
     /// The number of the last event.
     seq: u64,
 }
@@ -90,14 +90,16 @@ async fn follow(
 fn met(seen: &mut Option<Seen>, hello: &Value, url: &str) -> String {
     let now = Seen {
         name: name(hello["node_name"].as_str().unwrap_or("the node")),
-        started_at: hello["started_at"].as_u64().unwrap_or_default(),
+        started_at_ms: hello["started_at_ms"].as_u64().unwrap_or_default(),
         seq: hello["seq"].as_u64().unwrap_or_default(),
     };
     let before = seen.take();
     let who = now.name.clone();
     let text = match before {
         None => format!("watching {who} at {url}; Ctrl-C ends it"),
-        Some(before) if before.started_at != now.started_at => format!("{who} was started anew; watching it again"),
+        Some(before) if before.started_at_ms != now.started_at_ms => {
+            format!("{who} was started anew; watching it again")
+        }
         Some(before) => match now.seq.saturating_sub(before.seq) {
             0 => format!("watching {who} again; nothing has happened meanwhile"),
             missed => format!("watching {who} again; {} meanwhile", counted(missed, "event")),
@@ -124,7 +126,8 @@ mod tests {
 
     #[test]
     fn it_is_said_how_it_goes_on_after_a_break() {
-        let hello = |started_at: u64, seq: u64| json!({"node_name": "gpu", "started_at": started_at, "seq": seq});
+        let hello =
+            |started_at_ms: u64, seq: u64| json!({"node_name": "gpu", "started_at_ms": started_at_ms, "seq": seq});
         let mut seen = None;
         assert_eq!(met(&mut seen, &hello(7, 3), "URL"), "watching gpu at URL; Ctrl-C ends it");
         assert_eq!(met(&mut seen, &hello(7, 3), "URL"), "watching gpu again; nothing has happened meanwhile");

@@ -109,7 +109,7 @@ fn list(catalog: &Snapshot, aliases: Vec<String>, created: u64) -> Vec<Model> {
 }
 
 pub(crate) async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    let models = list(&app.service.catalog(), app.service.aliases(), app.started_at);
+    let models = list(&app.service.catalog(), app.service.aliases(), app.started_at_ms / 1000);
     if headers.contains_key(ANTHROPIC_VERSION) {
         let models: Vec<Value> = models.iter().map(as_anthropic).collect();
         let id = |model: Option<&Value>| model.map_or(Value::Null, |model| model["id"].clone());
@@ -144,7 +144,7 @@ pub(crate) async fn model(
         _ => (id.as_str(), None),
     };
     let wanted = ModelName::new(name);
-    let found = list(&catalog, app.service.aliases(), app.started_at)
+    let found = list(&catalog, app.service.aliases(), app.started_at_ms / 1000)
         .into_iter()
         .find(|model| ModelName::new(&model.id) == wanted)
         .filter(|model| node.is_none_or(|node| on_node(&catalog, model, node)));

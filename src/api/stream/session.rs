@@ -65,7 +65,7 @@ pub(super) async fn serve(opened: Opened, socket: WebSocket) {
         node: app.service.mesh().node.to_base58(),
         node_name: &node_name,
         version: env!("CARGO_PKG_VERSION"),
-        started_at: app.started_at,
+        started_at_ms: app.started_at_ms,
         seq,
         events: filter.patterns(),
         limits: Limits { requests: REQUESTS, message_bytes },

@@ -19,8 +19,8 @@ pub(super) enum Told<'a> {
         node: String,
         node_name: &'a str,
         version: &'static str,
-        /// Unix seconds: another time is another run of the node, whose events are numbered anew.
-        started_at: u64,
+        /// Unix milliseconds: another time is another run of the node, whose events are numbered anew.
+        started_at_ms: u64,
         /// The number of the last event so far.
         seq: u64,
         /// The subscription.

@@ -87,7 +87,7 @@ async fn a_socket_begins_with_hello_and_tells_events_with_their_numbers() {
     let (mut client, hello) = Client::open(&api, "/v1/stream").await;
     assert_eq!((&hello["node_name"], &hello["seq"], &hello["events"]), (&json!("laptop"), &json!(1), &json!(["*"])));
     assert_eq!(hello["limits"], json!({"requests": 16, "message_bytes": 8 * 1024 * 1024}));
-    assert!(hello["started_at"].as_u64().is_some() && hello["version"].is_string());
+    assert!(hello["started_at_ms"].as_u64().is_some() && hello["version"].is_string());
 
     api.node.events.emit("node.joined", || json!({"name": "gpu"}));
     let event = client.next().await;

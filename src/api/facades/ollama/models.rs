@@ -27,7 +27,7 @@ const ARCHITECTURE: &str = "atmosphere";
 
 pub(crate) async fn tags(State(app): State<Arc<App>>) -> Response {
     let catalog = app.service.catalog();
-    let modified = rfc3339(UNIX_EPOCH + Duration::from_secs(app.started_at));
+    let modified = rfc3339(UNIX_EPOCH + Duration::from_millis(app.started_at_ms));
     let mut models: Vec<Value> =
         by_name(&catalog, |_| true).values().map(|entries| listed(entries, &modified)).collect();
     // A name that stands for the best one is there while somebody can answer it.
@@ -84,7 +84,7 @@ pub(crate) async fn show(State(app): State<Arc<App>>, request: Request) -> Resul
     }
     Ok(Json(json!({
         "modelfile": "", "parameters": "", "template": "", "license": "",
-        "modified_at": rfc3339(UNIX_EPOCH + Duration::from_secs(app.started_at)),
+        "modified_at": rfc3339(UNIX_EPOCH + Duration::from_millis(app.started_at_ms)),
         "details": details(capability), "model_info": info,
         "capabilities": if entries.is_empty() { json!(["completion"]) } else { json!(abilities(&entries)) },
         "nodes": nodes(&entries),
