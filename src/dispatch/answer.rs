@@ -20,7 +20,7 @@ use super::splice::Splice;
 use super::transcript::Transcript;
 use super::ways::{Settings, Ways, call, limits, ms, who};
 use crate::capability::{ErrorClass, Failure, Frame, FrameStream, Intent, Load, PeerId, Usage};
-use crate::router::{Candidate, Decision, Step};
+use crate::router::{Candidate, Decision, Rejected, Step};
 
 /// All that a running answer needs, whoever serves it.
 pub(super) struct Job {
@@ -218,9 +218,10 @@ impl Job {
         }
         let mut decision = Decision::clone(&self.decision);
         decision.candidates_total = decision.candidates_total.max(decision.candidates.len() + more.len());
-        decision
-            .rejected
-            .retain(|old| !more.iter().any(|new| old.node == new.node && old.capability.id == new.capability.id));
+        let before = decision.rejected.len();
+        let same = |old: &Rejected, new: &Candidate| old.node == new.node && old.capability.id == new.capability.id;
+        decision.rejected.retain(|old| !more.iter().any(|new| same(old, new)));
+        decision.rejected_total -= before - decision.rejected.len();
         decision.candidates.extend(more);
         self.decision = Arc::new(decision);
         self.record.widen(Arc::clone(&self.decision));

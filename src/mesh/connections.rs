@@ -95,8 +95,6 @@ pub struct Connections {
     own: PeerId,
     links: BTreeMap<PeerId, Vec<Link>>,
     unreachable: HashMap<PeerId, Redial>,
-    /// Nodes that are being dialled because they are known, and until when the outcome is waited for.
-    pending: HashMap<PeerId, Instant>,
     /// Nodes that are reached through a relay, and when that was last tried to be changed.
     detours: HashMap<PeerId, Detour>,
     next_lost: Option<Instant>,
@@ -111,6 +109,8 @@ struct Redial {
     /// Part of the longest wait that is waited.
     jitter: f64,
     held_until: Instant,
+    /// It is held because it is being dialled.
+    dialling: bool,
 }
 
 /// A node that is reached through a relay only.
@@ -122,7 +122,7 @@ struct Detour {
 
 impl Redial {
     const fn none(now: Instant) -> Self {
-        Self { failures: 0, since: now, last: now, jitter: 1.0, held_until: now }
+        Self { failures: 0, since: now, last: now, jitter: 1.0, held_until: now, dialling: false }
     }
 
     fn is_due(&self, longest: Duration, now: Instant) -> bool {
@@ -138,20 +138,12 @@ impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(own: PeerId) -> Self {
-        Self {
-            own,
-            links: BTreeMap::new(),
-            unreachable: HashMap::new(),
-            pending: HashMap::new(),
-            detours: HashMap::new(),
-            next_lost: None,
-        }
+        Self { own, links: BTreeMap::new(), unreachable: HashMap::new(), detours: HashMap::new(), next_lost: None }
     }
 
     /// A connection was made. Returns whether it is the first to this node.
     pub fn opened(&mut self, node: PeerId, link: Link) -> bool {
         self.unreachable.remove(&node);
-        self.pending.remove(&node);
         let links = self.links.entry(node).or_default();
         links.push(link);
         links.len() == 1
@@ -346,7 +338,6 @@ impl Connections {
 
     /// A node could not be reached, or was lost. `jitter` is between 0 and 1.
     pub fn unreachable(&mut self, node: PeerId, now: Instant, jitter: f64) {
-        self.pending.remove(&node);
         let redial = self.unreachable.entry(node).or_insert(Redial::none(now));
         if redial.failures == 0 {
             redial.since = now;
@@ -355,18 +346,21 @@ impl Connections {
         redial.last = now;
         redial.jitter = jitter.clamp(0.1, 1.0);
         redial.held_until = now;
+        redial.dialling = false;
     }
 
     /// A node is being dialled: not again before the outcome is known.
     pub fn dialling(&mut self, node: PeerId, now: Instant) {
-        self.unreachable.entry(node).or_insert(Redial::none(now)).held_until = now + DIAL_LIMIT;
-        self.pending.retain(|_, until| *until > now);
-        self.pending.insert(node, now + DIAL_LIMIT);
+        let redial = self.unreachable.entry(node).or_insert(Redial::none(now));
+        redial.held_until = now + DIAL_LIMIT;
+        redial.dialling = true;
     }
 
     /// A node was let go: this one does not call it back.
     pub fn let_go(&mut self, node: PeerId, now: Instant) {
-        self.unreachable.entry(node).or_insert(Redial::none(now)).held_until = now + PRUNED_REST;
+        let redial = self.unreachable.entry(node).or_insert(Redial::none(now));
+        redial.held_until = now + PRUNED_REST;
+        redial.dialling = false;
     }
 
     /// Leaves a node that was never tried alone until then, because it is expected to dial first.
@@ -378,7 +372,7 @@ impl Connections {
     #[must_use]
     pub fn to_dial(&self, known: impl IntoIterator<Item = PeerId>, now: Instant) -> Vec<PeerId> {
         // On a busy machine a handshake takes seconds: what is under way counts, or all would be dialled meanwhile.
-        let pending = self.pending.values().filter(|until| **until > now).count();
+        let pending = self.unreachable.values().filter(|redial| redial.dialling && redial.held_until > now).count();
         let room = TARGET.saturating_sub(self.links.len() + pending).min(DIALS_AT_ONCE);
         let may = |node: &PeerId| {
             *node != self.own
