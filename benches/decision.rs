@@ -6,6 +6,8 @@
 //! What the mesh is about has been learnt before. Where the capabilities are too many for that, the nearest by likeness are
 //! found by their centroids first; how often the very best of all is among them is printed as recall.
 //!
+//! What the embedding alone takes, and with it the search alone for the 32 nearest, is printed too.
+//!
 //! Percentiles are printed first, of all decisions, by the clock on the wall and by the time that the processor spent on
 //! this thread. On a machine that does other things too, their tails tell how often the thread was interrupted and
 //! found its caches cold. Two more figures do without that: the p99 of the least disturbed round, and the p99 over the
@@ -138,22 +140,22 @@ fn at(sorted: &[Duration], share: f64) -> f64 {
     sorted.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e6)
 }
 
-/// Microseconds of decisions.
-fn percentiles(name: &str, router: &Router, intents: &[Intent]) {
+/// Microseconds of what is done with each, and how often it says that it decided something.
+fn percentiles<T>(name: &str, asked: &[T], act: impl Fn(&T) -> bool) {
     let (mut wall, mut processor, mut decided) = (Vec::new(), Vec::new(), 0);
     let mut least_round = f64::INFINITY;
-    let mut least = vec![Duration::MAX; intents.len()];
+    let mut least = vec![Duration::MAX; asked.len()];
     for _ in 0..ROUNDS {
-        let mut round = Vec::with_capacity(intents.len());
-        for (intent, least) in intents.iter().zip(&mut least) {
+        let mut round = Vec::with_capacity(asked.len());
+        for (asked, least) in asked.iter().zip(&mut least) {
             let spent = processor_time();
             let start = Instant::now();
-            let decision = black_box(router.decide(intent));
+            let did = black_box(act(asked));
             let elapsed = start.elapsed();
             processor.push(processor_time().saturating_sub(spent));
             round.push(elapsed);
             *least = elapsed.min(*least);
-            decided += usize::from(!decision.abstained);
+            decided += usize::from(did);
         }
         round.sort_unstable();
         least_round = least_round.min(at(&round, 0.99));
@@ -162,7 +164,7 @@ fn percentiles(name: &str, router: &Router, intents: &[Intent]) {
     [&mut wall, &mut processor, &mut least].into_iter().for_each(|times| times.sort_unstable());
     let row = |times: &[Duration]| format!("{:>8.1} {:>8.1} {:>8.1}", at(times, 0.5), at(times, 0.9), at(times, 0.99));
     println!(
-        "{name:<15} {} {} {least_round:>11.1} {:>11.1} {:>8} %",
+        "{name:<16} {} {} {least_round:>11.1} {:>11.1} {:>8} %",
         row(&wall),
         row(&processor),
         at(&least, 0.99),
@@ -181,15 +183,21 @@ fn main() {
     };
     println!("\nmicroseconds of a decision; {PROMPTS} prompts, {ROUNDS} rounds of all");
     println!(
-        "{:<15} {:^26} {:^26} {:>11} {:>11} {:>10}",
+        "{:<16} {:^26} {:^26} {:>11} {:>11} {:>10}",
         "", "by the clock", "processor time", "least round", "least each", "not"
     );
     let three = format!("{:>8} {:>8} {:>8}", "p50", "p90", "p99");
-    println!("{:<15} {three} {three} {:>11} {:>11} {:>10}", "", "p99", "p99", "abstained");
+    println!("{:<16} {three} {three} {:>11} {:>11} {:>10}", "", "p99", "p99", "abstained");
     for (count, (router, _)) in &routers {
         for (what, intents) in intents(*count) {
-            percentiles(&format!("{what} at {count}"), router, &intents);
+            percentiles(&format!("{what} at {count}"), &intents, |intent| !router.decide(intent).abstained);
         }
+    }
+    let (embedder, prompts) = (StaticEmbedder::builtin(), (0..PROMPTS).map(texts::prompt).collect::<Vec<_>>());
+    percentiles("embedding", &prompts, |prompt| !embedder.embed(prompt).is_empty());
+    for (count, (_, catalog)) in &routers {
+        let snapshot = catalog.snapshot();
+        percentiles(&format!("search of {count}"), &prompts, |prompt| !snapshot.search(prompt, 32, |_| true).is_empty());
     }
     for (count, (_, catalog)) in &routers {
         println!("recall@1 at {count:<6} {:.1} % of {RECALLED} prompts", recall(catalog));

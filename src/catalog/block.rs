@@ -34,9 +34,9 @@
 use std::sync::Arc;
 
 use super::texts::texts;
-use crate::capability::{Capability, VectorSource};
+use crate::capability::{Capability, QuantizedVector, VectorSource};
 use crate::embedding::Embedder;
-use crate::embedding::quantise::{dot_exact, dots, quantise, unit_scale};
+use crate::embedding::quantise::{dequantise, dots, quantise, unit_scale};
 
 /// Share of the best vector in the [`likeness`]; the rest is the centroid's. The table above is flat around a half.
 const BEST_SHARE: f32 = 0.5;
@@ -52,7 +52,12 @@ pub(super) fn likeness(best: f32, centroid: f32) -> f32 {
 pub(super) struct Query {
     exact: Vec<f32>,
     pub(super) values: Arc<[i8]>,
+    /// Makes the bytes a vector of unit length.
     pub(super) scale: f32,
+    /// At which the bytes stand for the exact vector.
+    step: f32,
+    /// What rounding to bytes left of it, in bytes too: with both, a product is off by a hundred-thousandth.
+    left: QuantizedVector,
 }
 
 impl Query {
@@ -63,7 +68,13 @@ impl Query {
     /// `None` when the vector has no direction: the text was empty, or in words that the embedder does not know.
     pub(super) fn new(exact: Vec<f32>) -> Option<Self> {
         let bytes = quantise(&exact, VectorSource::Example);
-        (bytes.scale > 0.0).then(|| Self { exact, scale: unit_scale(&bytes.values), values: bytes.values })
+        if bytes.scale == 0.0 {
+            return None;
+        }
+        let rounded = dequantise(&bytes);
+        let left: Vec<f32> = exact.iter().zip(rounded).map(|(exact, rounded)| exact - rounded).collect();
+        let left = quantise(&left, VectorSource::Example);
+        Some(Self { exact, scale: unit_scale(&bytes.values), step: bytes.scale, values: bytes.values, left })
     }
 }
 
@@ -171,31 +182,25 @@ impl Block {
         Some((values, scale))
     }
 
-    /// Gives the similarity in bytes of the query and the centroid of each capability that is kept and has vectors. Vectors
-    /// that cancel out are as near to anything as their centroid, which is 0.
-    ///
-    /// `kept` is by capability.
+    /// Gives the similarities in bytes of the query and the centroids, some capabilities at a time, with the first one's
+    /// place. Vectors that cancel out are as near to anything as their centroid, which is 0; a capability without vectors has
+    /// what is not a number, and compares as less than anything.
     #[inline]
-    pub(super) fn scan(&self, query: &Query, kept: &[bool], mut take: impl FnMut(usize, f32)) {
-        /// Capabilities whose products are made in one go. To leave some out would break it up, and cost more.
+    pub(super) fn scan(&self, query: &Query, mut take: impl FnMut(usize, &[f32])) {
+        /// Capabilities whose products are made in one go.
         const AT_ONCE: usize = 64;
         if query.values.len() != self.dim || self.dim == 0 {
             return;
         }
-        let mut products = [0; AT_ONCE];
+        let (mut products, mut similarities) = ([0; AT_ONCE], [0.0; AT_ONCE]);
         let rows = self.centroids.chunks(AT_ONCE * self.dim).zip(self.centroid_scales.chunks(AT_ONCE));
-        for (at, ((centroids, scales), kept)) in rows.zip(kept.chunks(AT_ONCE)).enumerate() {
-            if !kept.contains(&true) {
-                continue;
-            }
-            let products = &mut products[..scales.len()];
+        for (at, (centroids, scales)) in rows.enumerate() {
+            let (products, similarities) = (&mut products[..scales.len()], &mut similarities[..scales.len()]);
             dots(&query.values, centroids, products);
-            for (place, ((&product, scale), kept)) in products.iter().zip(scales).zip(kept).enumerate() {
-                let similarity = product as f32 * scale * query.scale;
-                if *kept && !similarity.is_nan() {
-                    take(at * AT_ONCE + place, similarity);
-                }
+            for ((similarity, product), scale) in similarities.iter_mut().zip(&*products).zip(scales) {
+                *similarity = *product as f32 * scale * query.scale;
             }
+            take(at * AT_ONCE, similarities);
         }
     }
 
@@ -217,29 +222,30 @@ impl Block {
         Some(likeness(best, sum * query.scale * span.per_length))
     }
 
-    /// The exact likeness of a capability, and its nearest text.
-    pub(super) fn judge(&self, query: &Query, capability: usize) -> Option<(f32, VectorSource)> {
+    /// The exact likeness of a capability, and its nearest text. `products` is room to work in.
+    pub(super) fn judge(
+        &self,
+        query: &Query,
+        capability: usize,
+        products: &mut Vec<i32>,
+    ) -> Option<(f32, VectorSource)> {
         let span = self.spans.get(capability).filter(|span| span.start < span.end && query.exact.len() == self.dim)?;
         let rows = span.start as usize..span.end as usize;
+        products.resize(2 * rows.len(), 0);
+        let (rounded, left) = products.split_at_mut(rows.len());
+        let values = &self.values[rows.start * self.dim..rows.end * self.dim];
+        dots(&query.values, values, rounded);
+        dots(&query.left.values, values, left);
         let (mut best, mut sum) = ((f32::MIN, VectorSource::Description), 0.0_f32);
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for row in rows {
-                    let similarity = dot_exact(&query.exact, self.row(row)) * self.scales[row];
-                    if similarity > best.0 {
-                        best = (similarity, self.sources[row]);
-                    }
-                    sum += similarity;
-                }
-            },
-        );
+        for ((row, &rounded), &left) in rows.zip(&*rounded).zip(&*left) {
+            let product = rounded as f32 * query.step + left as f32 * query.left.scale;
+            let similarity = product * self.scales[row];
+            if similarity > best.0 {
+                best = (similarity, self.sources[row]);
+            }
+            sum += similarity;
+        }
         Some((likeness(best.0, sum * span.per_length).clamp(-1.0, 1.0), best.1))
-    }
-
-    #[inline(always)]
-    fn row(&self, row: usize) -> &[i8] {
-        &self.values[row * self.dim..(row + 1) * self.dim]
     }
 }
 
@@ -272,6 +278,15 @@ mod tests {
         }
     }
 
+    fn scanned_by(block: &Block, query: &Query) -> Vec<f32> {
+        let mut near = Vec::new();
+        block.scan(query, |first, similarities| {
+            assert_eq!(first, near.len(), "in order");
+            near.extend_from_slice(similarities);
+        });
+        near
+    }
+
     #[test]
     fn likeness_is_the_mean_of_best_and_centroid_whatever_scale_was_sent() {
         use VectorSource::{Description, Example};
@@ -280,14 +295,12 @@ mod tests {
             Block::new(&[capability(&[(&[100, 0], Description), (&[0, 50], Example)], "flat")], Some(&embedder));
         let query = Query::new(vec![0.0, 1.0]).expect("a direction");
         let expected = 0.5 * 1.0 + 0.5 * std::f32::consts::FRAC_1_SQRT_2;
-        let (exact, source) = block.judge(&query, 0).expect("a capability");
+        let (exact, source) = block.judge(&query, 0, &mut Vec::new()).expect("a capability");
         assert!((exact - expected).abs() < 1e-4 && source == Example, "{exact}");
         let scanned = block.likeness(&query, 0, &mut Vec::new()).expect("a capability");
         assert!((scanned - expected).abs() < 0.01, "{scanned}");
-        let mut near = Vec::new();
-        block.scan(&query, &[true], |capability, similarity| near.push((capability, similarity)));
-        assert!(near.len() == 1 && (near[0].1 - std::f32::consts::FRAC_1_SQRT_2).abs() < 0.01, "{near:?}");
-        block.scan(&query, &[false], |_, _| panic!("not kept"));
+        let near = scanned_by(&block, &query);
+        assert!(near.len() == 1 && (near[0] - std::f32::consts::FRAC_1_SQRT_2).abs() < 0.01, "{near:?}");
     }
 
     #[test]
@@ -298,7 +311,7 @@ mod tests {
         for (vectors, space) in [(vec![away], "other"), (vec![other], "flat"), (vec![], "flat")] {
             let block = Block::new(&[capability(&vectors, space)], Some(&embedder));
             let query = Query::new(vec![0.0, 1.0]).expect("a direction");
-            let (likeness, _) = block.judge(&query, 0).expect("a capability");
+            let (likeness, _) = block.judge(&query, 0, &mut Vec::new()).expect("a capability");
             assert!((likeness - 1.0).abs() < 1e-4, "{space}: {likeness}");
         }
     }
@@ -308,37 +321,34 @@ mod tests {
         let embedder = Flat("flat".into());
         let block = Block::new(&[capability(&[(&[0, 0], VectorSource::Topics)], "flat")], Some(&embedder));
         let query = Query::new(vec![0.0, 1.0]).expect("a direction");
-        assert_eq!(block.judge(&query, 0), None);
+        assert_eq!(block.judge(&query, 0, &mut Vec::new()), None);
         assert!(Query::new(vec![0.0; 2]).is_none());
-        assert_eq!(Block::new(&[capability(&[], "x")], None).judge(&query, 0), None);
+        assert_eq!(Block::new(&[capability(&[], "x")], None).judge(&query, 0, &mut Vec::new()), None);
     }
 
     #[test]
-    fn whatever_is_kept_is_scanned_by_itself() {
+    fn every_capability_is_scanned_and_one_without_vectors_is_like_nothing() {
         use VectorSource::{Example, Topics};
         let embedder = Flat("flat".into());
-        let all = [
+        let some = [
             capability(&[(&[100, 0], Example), (&[100, 100], Example)], "flat"),
             capability(&[(&[0, 0], Topics)], "flat"),
             capability(&[(&[-128, -128], Example)], "flat"),
             capability(&[(&[0, 9], Example), (&[7, 9], Topics), (&[-3, 9], Example)], "flat"),
         ];
+        let all: Vec<_> = some.iter().cycle().take(150).cloned().collect();
         let block = Block::new(&all, Some(&embedder));
         let query = Query::new(vec![0.6, 0.8]).expect("a direction");
-        for kept in 0..1_u8 << all.len() {
-            let kept: Vec<bool> = (0..all.len()).map(|capability| kept >> capability & 1 == 1).collect();
-            let mut scanned = Vec::new();
-            block.scan(&query, &kept, |capability, similarity| scanned.push((capability, similarity)));
-            let expected: Vec<_> = (0..all.len()).filter(|&capability| kept[capability] && capability != 1).collect();
-            assert_eq!(scanned.iter().map(|(capability, _)| *capability).collect::<Vec<_>>(), expected, "{kept:?}");
-            for (capability, similarity) in scanned {
-                let (values, scale) = block.centroid(capability).expect("vectors");
-                let product = f32::from(values[0]) * query.exact[0] + f32::from(values[1]) * query.exact[1];
-                assert!((similarity - product * scale).abs() < 0.01, "{capability} of {kept:?}: {similarity}");
-                let (exact, _) = block.judge(&query, capability).expect("vectors");
-                let bytes = block.likeness(&query, capability, &mut Vec::new()).expect("vectors");
-                assert!((bytes - exact).abs() < 0.01, "{capability}: {bytes} {exact}");
-            }
+        let scanned = scanned_by(&block, &query);
+        assert_eq!(scanned.len(), all.len());
+        for (capability, similarity) in scanned.into_iter().enumerate() {
+            assert_eq!(similarity.is_nan(), capability % some.len() == 1, "{capability}: {similarity}");
+            let Some((values, scale)) = block.centroid(capability) else { continue };
+            let product = f32::from(values[0]) * query.exact[0] + f32::from(values[1]) * query.exact[1];
+            assert!((similarity - product * scale).abs() < 0.01, "{capability}: {similarity}");
+            let (exact, _) = block.judge(&query, capability, &mut Vec::new()).expect("vectors");
+            let bytes = block.likeness(&query, capability, &mut Vec::new()).expect("vectors");
+            assert!((bytes - exact).abs() < 0.01, "{capability}: {bytes} {exact}");
         }
     }
 
@@ -350,7 +360,7 @@ mod tests {
         capability.examples = vec!["What do llamas eat?".into(), "How often are alpacas shorn?".into()];
         let block = Block::new(&[Arc::new(capability)], Some(&embedder));
         let query = Query::new(embedder.embed("How do I care for my llama?")).expect("a direction");
-        let (exact, _) = block.judge(&query, 0).expect("a capability");
+        let (exact, _) = block.judge(&query, 0, &mut Vec::new()).expect("a capability");
         let bytes = block.likeness(&query, 0, &mut Vec::new()).expect("a capability");
         assert!((bytes - exact).abs() < 0.01, "{bytes} {exact}");
         assert!(block.capabilities() == 1 && block.centroid(0).is_some() && block.centroid(1).is_none());

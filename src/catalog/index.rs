@@ -1,7 +1,7 @@
 //! The capabilities whose meaning is nearest to a query's.
 //!
 //! Those with the nearest centroids come first, then the best of them by all their vectors, all in bytes, and the best
-//! of these again in floats: see [`block`](super::block). Centroids are scanned: that needs no building and takes 256 bytes
+//! of these again without rounding the query: see [`block`](super::block). Centroids are scanned: that needs no building and takes 256 bytes
 //! a capability. Above some 50,000 capabilities a [`Graph`] over the centroids is faster. It is built in the background
 //! over the blocks of one moment; blocks that came later (the *tail*) are scanned, blocks that went away are *masked*: they
 //! have no place in the snapshot, so nothing of theirs can be found. When tail and mask are a large share, a new graph is
@@ -15,14 +15,19 @@ use super::block::{Block, Query};
 use super::entry::{EntryId, Hit};
 use super::graph::Graph;
 
-/// Candidates by centroid whose vectors are looked at.
+/// Candidates by centroid whose vectors are looked at: of a large mesh, and of a small one. Between the two it is one of
+/// eight capabilities.
 const NEAR: usize = 256;
+const NEAR_OF_FEW: usize = 128;
 
-/// Candidates that are judged again in floats: the first by floats is among so many by bytes.
+/// Candidates that are judged exactly: the first of all is among so many by bytes.
 const JUDGED: usize = 32;
 
 /// Centroids that the graph is asked for. More would find one more of a hundred, and take as long as a scan.
 const GRAPH_WIDTH: usize = 192;
+
+/// Similarities that are compared with the least that counts in one go.
+const GROUP: usize = 8;
 
 /// Who wants more hits than this is better served by a scan.
 const GRAPH_MOST_HITS: usize = 64;
@@ -121,30 +126,34 @@ impl Index {
 
     /// The `count` kept capabilities that are most like the query, best first.
     ///
-    /// `kept` is by place in the snapshot.
-    pub(super) fn search(&self, query: &Query, count: usize, kept: &[bool]) -> Vec<Hit> {
+    /// `kept` is by place in the snapshot; it is asked of those only that might be among the nearest.
+    pub(super) fn search(&self, query: &Query, count: usize, kept: impl Fn(usize) -> bool) -> Vec<Hit> {
         if count == 0 {
             return Vec::new();
         }
-        let near = self.near_by_graph(query, count, kept).unwrap_or_else(|| {
+        let near = self.near_by_graph(query, count, &kept).unwrap_or_else(|| {
             let all = 0..self.placed.len();
-            self.scan(query, count.max(NEAR), kept, all)
+            let near = (self.capabilities / 8).clamp(NEAR_OF_FEW, NEAR);
+            self.scan(query, count.max(near), &kept, all)
         });
         let best = self.best(query, count.max(JUDGED), near);
         self.judge(query, count, best)
     }
 
     /// Candidates by centroid from graph and tail. `None` when a scan is as fast, or when the graph did not find enough.
-    fn near_by_graph(&self, query: &Query, count: usize, kept: &[bool]) -> Option<Vec<EntryId>> {
+    fn near_by_graph(&self, query: &Query, count: usize, kept: impl Fn(usize) -> bool) -> Option<Vec<EntryId>> {
+        /// One in so many capabilities is asked for, to know about how many are kept.
+        const SAMPLE: usize = 16;
         let view = self.view.as_ref()?;
-        if count > GRAPH_MOST_HITS || kept.iter().filter(|kept| **kept).count() < self.limits.down {
+        let about_kept = || (0..self.capabilities).step_by(SAMPLE).filter(|place| kept(*place)).count() * SAMPLE;
+        if count > GRAPH_MOST_HITS || about_kept() < self.limits.down {
             return None;
         }
         let mut found = Vec::with_capacity(NEAR);
         for owner in view.graph.near(query, GRAPH_WIDTH) {
             let Some(Some(first)) = view.first.get(owner.block as usize) else { continue };
             let entry = EntryId(first + owner.capability);
-            if kept.get(entry.0 as usize).copied().unwrap_or(false) {
+            if kept(entry.0 as usize) {
                 found.push(entry);
                 if found.len() == NEAR {
                     break;
@@ -154,18 +163,32 @@ impl Index {
         if found.len() < count.max(JUDGED) {
             return None;
         }
-        found.extend(self.scan(query, NEAR, kept, view.tail.iter().copied()));
+        found.extend(self.scan(query, NEAR, &kept, view.tail.iter().copied()));
         Some(found)
     }
 
     /// The `count` nearest centroids in some of the blocks, in no order.
-    fn scan(&self, query: &Query, count: usize, kept: &[bool], places: impl Iterator<Item = usize>) -> Vec<EntryId> {
+    fn scan(
+        &self,
+        query: &Query,
+        count: usize,
+        kept: impl Fn(usize) -> bool,
+        places: impl Iterator<Item = usize>,
+    ) -> Vec<EntryId> {
         let mut nearest = Nearest::new(count);
         for placed in places.filter_map(|place| self.placed.get(place)) {
-            let first = placed.first as usize;
-            let kept = kept.get(first..(first + placed.block.capabilities()).min(kept.len())).unwrap_or_default();
-            placed.block.scan(query, kept, |capability, similarity| {
-                nearest.offer(similarity, EntryId(placed.first + capability as u32));
+            placed.block.scan(query, |start, similarities| {
+                let first = placed.first + start as u32;
+                // Most are too far off, and a group of them is passed over at once.
+                for (entries, similarities) in (first..).step_by(GROUP).zip(similarities.chunks(GROUP)) {
+                    if similarities.iter().fold(false, |any, similarity| any | (*similarity >= nearest.floor)) {
+                        for (entry, similarity) in (entries..).zip(similarities) {
+                            if *similarity >= nearest.floor && kept(entry as usize) {
+                                nearest.take(*similarity, EntryId(entry));
+                            }
+                        }
+                    }
+                }
             });
         }
         nearest.into_entries()
@@ -194,9 +217,10 @@ impl Index {
     }
 
     fn judge(&self, query: &Query, count: usize, candidates: Vec<EntryId>) -> Vec<Hit> {
+        let mut products = Vec::new();
         let judged = candidates.into_iter().filter_map(|entry| {
             let (block, capability) = self.place(entry)?;
-            let (similarity, source) = block.judge(query, capability)?;
+            let (similarity, source) = block.judge(query, capability, &mut products)?;
             Some(Hit { entry, similarity, source })
         });
         let mut hits: Vec<Hit> = judged.collect();
@@ -224,10 +248,14 @@ impl Nearest {
     fn offer(&mut self, similarity: f32, entry: EntryId) {
         // Equal ones are let in: the order of the snapshot decides between them.
         if similarity >= self.floor {
-            self.kept.push((similarity, entry));
-            if self.kept.len() >= 2 * self.count {
-                self.shrink();
-            }
+            self.take(similarity, entry);
+        }
+    }
+
+    fn take(&mut self, similarity: f32, entry: EntryId) {
+        self.kept.push((similarity, entry));
+        if self.kept.len() >= 2 * self.count {
+            self.shrink();
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) fn search<'a>(
     lexicons: impl Iterator<Item = &'a Lexicon>,
     query: &str,
     count: usize,
-    kept: &[bool],
+    kept: impl Fn(usize) -> bool,
 ) -> Vec<Hit> {
     let mut wanted = keywords(query);
     wanted.sort_unstable();
@@ -76,10 +76,10 @@ pub(super) fn search<'a>(
     wanted.truncate(QUERY_KEYWORDS);
     let bits = simhash([query]);
 
-    let words = lexicons.flat_map(|lexicon| &lexicon.0).zip(kept).enumerate().filter(|(_, (_, kept))| **kept);
+    let words = lexicons.flat_map(|lexicon| &lexicon.0).enumerate().filter(|(at, _)| kept(*at));
     let mut frequency = vec![0_u32; wanted.len()];
     let mut rows: Vec<(EntryId, u64, f32)> = Vec::new();
-    for (at, (words, _)) in words {
+    for (at, words) in words {
         let mut mask = 0_u64;
         for (bit, keyword) in wanted.iter().enumerate() {
             if words.keywords.binary_search(keyword).is_ok() {

@@ -211,19 +211,18 @@ impl Snapshot {
     /// The `count` capabilities whose texts mean most nearly what the query means, among those that `keep`
     /// keeps; best first, each once. Equal ones come in the order of [`entries`](Self::entries).
     ///
-    /// `keep` is asked once for every entry, so it should be cheap.
+    /// `keep` is asked of most entries, some of them twice, so it should be cheap.
     #[must_use]
     pub fn search(&self, query: &str, count: usize, keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
         if count == 0 || self.entries.is_empty() {
             return Vec::new();
         }
-        let kept: Vec<bool> = self.entries.iter().map(keep).collect();
-        self.search_kept(&self.question(query), count, &kept)
+        self.search_kept(&self.question(query), count, |place| self.entries.get(place).is_some_and(&keep))
     }
 
-    /// Like [`search`](Self::search), for a question that was read already, among the entries whose place in `kept` says so.
+    /// Like [`search`](Self::search), for a question that was read already, among the entries whose place is `kept`.
     #[must_use]
-    pub fn search_kept(&self, question: &Question<'_>, count: usize, kept: &[bool]) -> Vec<Hit> {
+    pub fn search_kept(&self, question: &Question<'_>, count: usize, kept: impl Fn(usize) -> bool) -> Vec<Hit> {
         match &question.vector {
             Some(vector) => self.index.search(vector, count, kept),
             None => lexicon::search(self.lexicons.iter().map(|lexicon| &**lexicon), question.text, count, kept),
@@ -235,7 +234,6 @@ impl Snapshot {
     #[must_use]
     pub fn search_vector(&self, query: &[f32], count: usize, keep: impl Fn(&Entry) -> bool) -> Vec<Hit> {
         let Some(query) = Query::new(query.to_vec()) else { return Vec::new() };
-        let kept: Vec<bool> = self.entries.iter().map(keep).collect();
-        self.index.search(&query, count, &kept)
+        self.index.search(&query, count, |place| self.entries.get(place).is_some_and(&keep))
     }
 }

@@ -36,6 +36,6 @@ impl Bars {
 /// Whether a text means one of these capabilities, by likeness alone.
 pub(super) fn means_one(text: &str, snapshot: &Snapshot, prototypes: &Prototypes, own_field: &[bool]) -> bool {
     let (question, scale) = prototypes.question(text, snapshot);
-    let hits = snapshot.search_kept(&question, 1, own_field);
+    let hits = snapshot.search_kept(&question, 1, |place| own_field.get(place).copied().unwrap_or(false));
     hits.first().is_some_and(|hit| hit.similarity >= Bars::on(scale).entry)
 }

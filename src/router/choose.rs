@@ -1,8 +1,8 @@
 //! The decision itself: a function of the catalog, what was measured, an intent and the time.
 //!
 //! Candidates by name are looked at one by one. For `auto` and for aliases every entry of the catalog is a
-//! candidate, so a sweep over the [`Facts`] sorts them into tiers, only the best tiers are scored, and only the best
-//! few become [`Candidate`]s.
+//! candidate, so a [sweep](super::sweep) over the [`Facts`] sorts them into tiers, only the best tiers are scored, and only the
+//! best few become [`Candidate`]s.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::affinity::Warm;
 use super::aliases::{Alias, Aliases, Prefer};
+use super::among::Among;
 use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step};
 use super::facts::{Fact, Facts, decodes};
 use super::likeness::Prototypes;
@@ -19,8 +20,8 @@ use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
 use super::signals::{NodeSignals, Path, SignalsRead};
 use super::speciality::Speciality;
-use super::target::{Among, Resolved, resolve};
-use super::tiers::Tiers;
+use super::sweep::{Fate, Picks, Why};
+use super::target::{self, Resolved, resolve};
 use super::training::Trainer;
 use crate::capability::{Capability, Intent, Kind, Operation, PeerId, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
@@ -67,7 +68,7 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
     };
     let mut needs = Needs::of(intent);
     let mut prefer = Prefer::from(intent.preference);
-    if let Among::Alias(_, alias) = resolved.among {
+    if let target::Among::Alias(_, alias) = resolved.among {
         needs = needs.and(alias.features, alias.modalities);
         if prefer == Prefer::Balanced {
             prefer = alias.prefer;
@@ -93,20 +94,20 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
         cooling: None,
     };
     let verdict = match &resolved.among {
-        Among::Entries(ids) => {
+        target::Among::Entries(ids) => {
             choice.weights = Weights::same_model(prefer);
             choice.by_name(ids);
             None
         }
-        Among::Alias(_, alias) if !alias.models.is_empty() => {
+        target::Among::Alias(_, alias) if !alias.models.is_empty() => {
             choice.by_models(&alias.models);
             None
         }
-        Among::Alias(name, alias) => {
+        target::Among::Alias(name, alias) => {
             choice.by_alias(name, alias);
             None
         }
-        Among::All => choice.by_meaning(intent),
+        target::Among::All => choice.by_meaning(intent),
     };
     choice.finish(target, &resolved, verdict, intent)
 }
@@ -128,50 +129,29 @@ impl Scored {
     }
 }
 
-/// An entry that can do it, by place, before it is scored.
-#[derive(Debug, Clone, Copy)]
-struct Ranked {
-    place: u32,
-    tier: i32,
-    similarity: Option<f32>,
-}
-
-/// What a sweep finds of one entry.
-enum Found {
-    /// It can do it, as one of this tier.
-    In(i32, Option<f32>),
-    /// It cannot.
-    Out(Why),
-}
-
-/// Why an entry is not among the candidates of a sweep; the sentence is only made for those that are listed.
-#[derive(Clone, Copy)]
-enum Why {
-    Lacks,
-    Kind,
-    OneField,
-    OtherField,
-}
-
 /// What is known of a node, looked up once for all that it offers.
-struct NodeStanding<'a> {
-    signals: Option<&'a NodeSignals>,
+pub(super) struct NodeStanding<'a> {
+    pub(super) signals: Option<&'a NodeSignals>,
+    /// Whether anything of it rests.
+    pub(super) any_cooling: bool,
     path: Path,
     /// The load class of its advert.
     load: u8,
 }
 
-struct Choice<'a> {
-    world: &'a World<'a>,
-    needs: Needs<'a>,
-    nodes: Option<&'a [PeerId]>,
+/// A decision that is being made.
+pub(super) struct Choice<'a> {
+    pub(super) world: &'a World<'a>,
+    pub(super) needs: Needs<'a>,
+    /// The nodes that the caller wants; `None`: any.
+    pub(super) nodes: Option<&'a [PeerId]>,
     demand: Demand,
     weights: Weights,
     scored: Vec<Scored>,
     /// Those that can do it, scored or not.
-    candidates_total: usize,
-    rejected: Vec<Rejected>,
-    rejected_total: usize,
+    pub(super) candidates_total: usize,
+    pub(super) rejected: Vec<Rejected>,
+    pub(super) rejected_total: usize,
     /// The shortest rest of those that could otherwise.
     cooling: Option<Duration>,
 }
@@ -197,81 +177,37 @@ impl<'a> Choice<'a> {
 
     fn by_alias(&mut self, name: &str, alias: &Alias) {
         let facts = (self.world.facts)();
-        let wanted = facts.are_kinds(|kind| alias.kinds.contains(kind));
-        let eligible = self.eligible(&facts);
-        let find = |place: usize, fact: &Fact| {
-            let tier = match fact.speciality {
-                _ if is_one(&wanted, fact.kind) && !fact.own_field => 1,
-                Speciality::Domain => return Found::Out(Why::OneField),
-                Speciality::General => 0,
-                _ if alias.kinds.is_empty() => 0,
-                _ => return Found::Out(Why::Kind),
-            };
-            if eligible[place] { Found::In(tier, None) } else { Found::Out(Why::Lacks) }
+        let nodes = self.wanted_nodes(&facts);
+        let able = self.able(&facts, nodes.as_deref());
+        let fate = |fact: &Fact| match fact.speciality {
+            _ if facts.kind(fact).is_some_and(|kind| alias.kinds.contains(kind)) && !fact.own_field => Fate::In(1, None),
+            Speciality::Domain => Fate::Out(Why::OneField),
+            Speciality::General => Fate::In(0, None),
+            _ if alias.kinds.is_empty() => Fate::In(0, None),
+            _ => Fate::Out(Why::Kind),
         };
-        self.sweep(&facts, find, |why, capability| match why {
+        self.sweep(&facts, &able, &Picks::default(), fate, |why, capability| match why {
             Why::OneField => format!("it is made for one field; {name} is for general models, so name it to use it"),
             _ => format!("its kind is {}, and {name} wants {}", capability.kind, kinds(&alias.kinds)),
         });
     }
 
-    /// Which entries can do it, by place, on the nodes that the caller wants.
-    fn eligible(&self, facts: &Facts) -> Vec<bool> {
-        let node_fits: Vec<bool> = facts.nodes.iter().map(|(node, _)| self.wants(node)).collect();
-        let kinds = self.needs.kind().map(|wanted| facts.are_kinds(|kind| kind == wanted));
-        let kind_fits = |fact: &Fact| kinds.as_ref().is_none_or(|kinds| is_one(kinds, fact.kind));
-        let fits = |fact: &Fact| self.needs.meets(fact) && kind_fits(fact) && is_one(&node_fits, fact.node);
-        facts.entries.iter().map(fits).collect()
+    /// By place in [`Facts::nodes`]: whether the caller wants it. `None` when any will do.
+    fn wanted_nodes(&self, facts: &Facts) -> Option<Vec<bool>> {
+        self.nodes.map(|_| facts.nodes.iter().map(|(node, _)| self.wants(node)).collect())
     }
 
-    /// Looks at every entry, and scores those of the best tiers: as many tiers as it takes to fill the list of
-    /// candidates. A better tier is a better score whatever else there is, so the rest could not get into it.
-    fn sweep(
-        &mut self,
-        facts: &Arc<Facts>,
-        find: impl Fn(usize, &Fact) -> Found,
-        reason: impl Fn(Why, &Capability) -> String,
-    ) {
-        let world = self.world;
-        let nodes = facts.nodes.iter().map(|(node, load)| {
-            let standing = self.wants(node).then(|| self.node_standing(node, *load))?;
-            let any_cooling = standing.signals.is_some_and(|signals| signals.any_cooling(world.now));
-            Some((standing, any_cooling))
-        });
-        let nodes: Vec<_> = nodes.collect();
-        let node_of = |fact: &Fact| nodes.get(fact.node as usize).and_then(Option::as_ref);
-        let mut ranked: Vec<Ranked> = Vec::new();
-        let mut tiers = Tiers::default();
-        for (place, (fact, entry)) in facts.entries.iter().zip(world.snapshot.entries()).enumerate() {
-            let Some((node, any_cooling)) = node_of(fact) else { continue };
-            match find(place, fact) {
-                Found::In(..) if *any_cooling && self.reject_cooling(entry, node.signals) => {}
-                Found::In(tier, similarity) => {
-                    self.candidates_total += 1;
-                    if tiers.admit(tier) {
-                        ranked.push(Ranked { place: id_at(place).0, tier, similarity });
-                    }
-                }
-                Found::Out(_) if self.rejected.len() >= MAX_REJECTED => self.rejected_total += 1,
-                Found::Out(why) => {
-                    let capability = &entry.capability;
-                    let reason = match why {
-                        Why::Lacks => self.needs.why_not(capability).unwrap_or_else(|| "it cannot do this".to_owned()),
-                        _ => reason(why, capability),
-                    };
-                    self.reject(entry, || reason);
-                }
-            }
-        }
-        for one in ranked.iter().filter(|one| one.tier >= tiers.lowest()) {
-            let id = EntryId(one.place);
-            let (Some(fact), Some(entry)) = (facts.entries.get(one.place as usize), world.snapshot.entry(id)) else {
-                continue;
-            };
-            if let Some((node, _)) = node_of(fact) {
-                self.weigh(id, entry, fact, node, one.tier, one.similarity);
-            }
-        }
+    /// The entries that can do it, on the nodes that the caller wants.
+    fn able<'f>(&self, facts: &'f Facts, nodes: Option<&'f [bool]>) -> Among<'f> {
+        let fits = |fact: &Fact| {
+            self.needs.meets(fact) && self.needs.kind().is_none_or(|wanted| facts.kind(fact) == Some(wanted))
+        };
+        Among::new(facts, facts.groups.iter().map(|group| fits(&group.fact)).collect(), nodes)
+    }
+
+    /// How a node stands, if the caller wants it.
+    pub(super) fn standing_of(&self, node: &PeerId, load: u8) -> Option<NodeStanding<'a>> {
+        self.wants(node).then(|| self.node_standing(node, load))
     }
 
     fn wants(&self, node: &PeerId) -> bool {
@@ -279,12 +215,14 @@ impl<'a> Choice<'a> {
     }
 
     fn node_standing(&self, node: &PeerId, load: u8) -> NodeStanding<'a> {
-        let signals = &self.world.signals;
-        NodeStanding { signals: signals.node(node), path: signals.path(node), load }
+        let all = &self.world.signals;
+        let signals = all.node(node);
+        let any_cooling = signals.is_some_and(|signals| signals.any_cooling(self.world.now));
+        NodeStanding { signals, any_cooling, path: all.path(node), load }
     }
 
     /// Whether it rests; then it is rejected.
-    fn reject_cooling(&mut self, entry: &Entry, signals: Option<&NodeSignals>) -> bool {
+    pub(super) fn reject_cooling(&mut self, entry: &Entry, signals: Option<&NodeSignals>) -> bool {
         let cooling = signals.and_then(|signals| signals.cooling(&entry.capability.id, self.world.now));
         let Some((left, failures)) = cooling else { return false };
         self.cooling = Some(self.cooling.map_or(left, |old| old.min(left)));
@@ -313,42 +251,33 @@ impl<'a> Choice<'a> {
 
     /// Every entry of the catalog, by what the question means.
     fn by_meaning(&mut self, intent: &Intent) -> Option<Verdict> {
-        let snapshot = Arc::clone(self.world.snapshot);
         let facts = (self.world.facts)();
         let talks = matches!(intent.operation, Operation::Chat | Operation::Complete);
         let domain = intent.requirements.domain.as_deref();
-        let eligible = self.eligible(&facts);
-        let verdict = talks.then(|| self.judge(intent, domain, &snapshot, &facts, &eligible)).flatten();
-        let stable = (intent.operation == Operation::Embed).then(|| best_model(&snapshot, &facts, &eligible)).flatten();
+        let nodes = self.wanted_nodes(&facts);
+        let able = self.able(&facts, nodes.as_deref());
+        if !talks {
+            let stable = (intent.operation == Operation::Embed).then(|| best_model(self.world.snapshot, &able)).flatten();
+            let entries = able.iter().filter(|(_, fact)| stable == Some(fact.model)).map(|(id, _)| (id, None)).collect();
+            let picks = Picks { tier: 1, entries };
+            self.sweep(&facts, &able, &picks, |_| Fate::Picked(Ok(0)), |_, _| String::new());
+            return None;
+        }
+        let verdict = self.judge(intent, domain, &facts, &able);
         let meant = verdict.as_ref().and_then(|verdict| verdict.meant.as_ref());
-
-        let find = |place: usize, fact: &Fact| {
-            if !eligible[place] {
-                return Found::Out(Why::Lacks);
-            }
-            let (tier, similarity) = match meant {
-                _ if !talks => (i32::from(stable == Some(fact.model)), None),
-                Some(Meant::Entries(hits)) if fact.speciality == Speciality::Domain => {
-                    match hits.binary_search_by_key(&id_at(place), |(hit, _)| *hit) {
-                        Ok(found) => (TIER_MEANT, Some(hits[found].1)),
-                        Err(_) => (TIER_OTHER_DOMAIN, None),
-                    }
-                }
-                Some(Meant::Speciality(kind, similarity)) if fact.speciality == *kind => {
-                    (TIER_MEANT, Some(*similarity))
-                }
-                _ => match fact.speciality {
-                    Speciality::General => (TIER_GENERAL, None),
-                    Speciality::Domain => (TIER_OTHER_DOMAIN, None),
-                    _ => (TIER_OTHER_KIND, None),
-                },
-            };
-            if domain.is_some() && tier == TIER_OTHER_DOMAIN && talks {
-                return Found::Out(Why::OtherField);
-            }
-            Found::In(tier, similarity)
+        let picks = match meant {
+            Some(Meant::Entries(hits)) => hits.iter().map(|(id, similarity)| (*id, Some(*similarity))).collect(),
+            _ => Vec::new(),
         };
-        self.sweep(&facts, find, |_, capability| {
+        let picks = Picks { tier: TIER_MEANT, entries: picks };
+        let fate = |fact: &Fact| match (meant, fact.speciality) {
+            (_, Speciality::Domain) if domain.is_some() => Fate::Picked(Err(Why::OtherField)),
+            (_, Speciality::Domain) => Fate::Picked(Ok(TIER_OTHER_DOMAIN)),
+            (Some(Meant::Speciality(kind, similarity)), its) if its == *kind => Fate::In(TIER_MEANT, Some(*similarity)),
+            (_, Speciality::General) => Fate::In(TIER_GENERAL, None),
+            _ => Fate::In(TIER_OTHER_KIND, None),
+        };
+        self.sweep(&facts, &able, &picks, fate, |_, capability| {
             let its = capability.domain.as_deref().or(capability.project.as_deref()).unwrap_or_default();
             format!("its field is {its}, not {}", domain.unwrap_or_default())
         });
@@ -356,22 +285,11 @@ impl<'a> Choice<'a> {
     }
 
     /// What the question means; with a domain, whoever bears its name is meant without more ado.
-    fn judge(
-        &self,
-        intent: &Intent,
-        domain: Option<&str>,
-        snapshot: &Snapshot,
-        facts: &Facts,
-        eligible: &[bool],
-    ) -> Option<Verdict> {
+    fn judge(&self, intent: &Intent, domain: Option<&str>, facts: &Facts, able: &Among<'_>) -> Option<Verdict> {
+        let World { snapshot, prototypes, seen, .. } = *self.world;
         if let Some(domain) = domain {
-            let named: Vec<_> = snapshot
-                .entries()
-                .iter()
-                .enumerate()
-                .filter(|(place, entry)| eligible[*place] && is_of_domain(entry, domain))
-                .map(|(place, _)| (id_at(place), 1.0))
-                .collect();
+            let is_named = |id: EntryId| snapshot.entry(id).is_some_and(|entry| is_of_domain(entry, domain));
+            let named: Vec<_> = able.iter().filter(|(id, _)| is_named(*id)).map(|(id, _)| (id, 1.0)).collect();
             if let Some(first) = named.first() {
                 let nearest = Some((meaning::Nearest::Entry(first.0), 1.0));
                 let meant = Some(Meant::Entries(named));
@@ -380,20 +298,14 @@ impl<'a> Choice<'a> {
             }
         }
         let query = question_of(intent)?;
-        let (mut own_field, mut present) = (Vec::with_capacity(eligible.len()), Vec::new());
-        for (fact, eligible) in facts.entries.iter().zip(eligible) {
-            own_field.push(*eligible && fact.speciality == Speciality::Domain);
-            if *eligible && !present.contains(&fact.speciality) {
-                present.push(fact.speciality);
-            }
-        }
-        self.world.trainer.asked(self.world.snapshot);
-        let World { prototypes, seen, .. } = *self.world;
+        self.world.trainer.asked(snapshot);
+        let (own_field, present) = (able.of(Speciality::Domain), able.specialities());
         let audience = Audience { snapshot, facts, prototypes, own_field: &own_field, present: &present, seen };
         Some(meaning::judge(&query, &audience))
     }
 
-    fn weigh(
+    /// Scores an entry that can do it.
+    pub(super) fn weigh(
         &mut self,
         id: EntryId,
         entry: &Entry,
@@ -424,7 +336,7 @@ impl<'a> Choice<'a> {
         (self.demand.prompt_tokens * f64::from(fact.cost.0) + self.demand.answer_tokens * f64::from(fact.cost.1)) / 1e6
     }
 
-    fn reject(&mut self, entry: &Entry, reason: impl FnOnce() -> String) {
+    pub(super) fn reject(&mut self, entry: &Entry, reason: impl FnOnce() -> String) {
         self.rejected_total += 1;
         if self.rejected.len() < MAX_REJECTED {
             self.rejected.push(Rejected {
@@ -508,7 +420,7 @@ impl<'a> Choice<'a> {
 
 impl Resolved<'_> {
     fn step_is_auto(&self) -> bool {
-        matches!(self.among, Among::All)
+        matches!(self.among, target::Among::All)
     }
 }
 
@@ -553,16 +465,16 @@ pub(super) fn question_of(intent: &Intent) -> Option<Cow<'_, str>> {
 
 /// The model that `auto` embeds with: vectors of two models cannot be compared, so it must not depend on who is
 /// busy. Text embedders before those of the ML engine, then quality, then the name.
-fn best_model(snapshot: &Snapshot, facts: &Facts, eligible: &[bool]) -> Option<u32> {
-    let all = snapshot.entries().iter().zip(&facts.entries).zip(eligible).filter(|(_, eligible)| **eligible);
-    let best = all.min_by(|((a, fact_a), _), ((b, fact_b), _)| {
-        let text = |entry: &Entry| entry.capability.kind == Kind::LLM_EMBED;
+fn best_model(snapshot: &Snapshot, able: &Among<'_>) -> Option<u32> {
+    let all = able.iter().filter_map(|(id, fact)| Some((&snapshot.entry(id)?.capability, fact)));
+    let best = all.min_by(|(a, fact_a), (b, fact_b)| {
+        let text = |capability: &Capability| capability.kind == Kind::LLM_EMBED;
         text(b)
             .cmp(&text(a))
             .then(fact_b.quality.total_cmp(&fact_a.quality))
-            .then_with(|| a.capability.name.cmp(&b.capability.name))
+            .then_with(|| a.name.cmp(&b.name))
     });
-    best.map(|((_, fact), _)| fact.model)
+    best.map(|(_, fact)| fact.model)
 }
 
 fn is_of_domain(entry: &Entry, domain: &str) -> bool {
@@ -574,12 +486,4 @@ fn is_of_domain(entry: &Entry, domain: &str) -> bool {
 
 fn kinds(kinds: &[Kind]) -> String {
     kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(" or ")
-}
-
-fn is_one(kinds: &[bool], kind: u32) -> bool {
-    kinds.get(kind as usize).copied().unwrap_or(false)
-}
-
-fn id_at(place: usize) -> EntryId {
-    EntryId(u32::try_from(place).unwrap_or(u32::MAX))
 }

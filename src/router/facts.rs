@@ -40,6 +40,8 @@ pub(super) struct Fact {
     pub(super) kind: u32,
     /// Whether it has a domain or is a project, of whatever kind.
     pub(super) own_field: bool,
+    /// Place of its group in [`Facts::groups`].
+    pub(super) group: u32,
     /// The classifier's number of what it is about; [`NO_CLASS`] when the classifier does not know.
     pub(super) class: u32,
 }
@@ -75,7 +77,7 @@ const HOSTED_QUALITY: f32 = 0.85;
 const UNKNOWN_QUALITY: f32 = 0.45;
 
 impl Fact {
-    /// What is to be known of this capability; `node`, `model` and `kind` are left 0.
+    /// What is to be known of this capability; `node`, `model`, `kind` and `group` are left 0.
     pub(super) fn of(capability: &Capability) -> Self {
         let hosted = capability.cost.input > 0.0 || capability.cost.output > 0.0;
         let parameters = capability
@@ -98,9 +100,29 @@ impl Fact {
             model: 0,
             kind: 0,
             own_field: capability.project.is_some() || capability.domain.is_some(),
+            group: 0,
             class: NO_CLASS,
         }
     }
+
+    /// Equal for those of one group.
+    const fn group_key(&self) -> GroupKey {
+        let sets = (self.operations, self.modalities, self.features);
+        (sets, self.context, self.speciality, self.kind, self.own_field)
+    }
+}
+
+type GroupKey = ((OperationSet, ModalitySet, FeatureSet), u32, Speciality, u32, bool);
+
+/// Entries that can do the same, as far as that is decided before they are scored. A mesh of thousands of capabilities has
+/// a few dozen groups.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Of one of them. They have in common what they can do ([`Needs::meets`](super::requirements::Needs::meets)), their kind
+    /// and speciality, and whether they have a field of their own.
+    pub(super) fact: Fact,
+    /// The places of all of them, ascending.
+    pub(super) places: Vec<u32>,
 }
 
 fn cost(cost: Cost) -> (f32, f32) {
@@ -178,6 +200,8 @@ pub(super) struct Facts {
     pub(super) nodes: Vec<(PeerId, u8)>,
     /// Each kind once.
     pub(super) kinds: Vec<Kind>,
+    /// In the order of their first entries.
+    pub(super) groups: Vec<Group>,
 }
 
 impl Facts {
@@ -187,10 +211,13 @@ impl Facts {
         let mut models: HashMap<String, u32> = HashMap::new();
         let mut kinds: Vec<Kind> = Vec::new();
         let mut kind_places: HashMap<&Kind, u32> = HashMap::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group_places: HashMap<GroupKey, usize> = HashMap::new();
         let entries = snapshot
             .entries()
             .iter()
-            .map(|entry| {
+            .zip(0_u32..)
+            .map(|(entry, place)| {
                 if nodes.last().is_none_or(|(node, _)| *node != entry.node) {
                     nodes.push((entry.node, snapshot.advert(&entry.node).map_or(0, |advert| advert.load)));
                 }
@@ -206,10 +233,16 @@ impl Facts {
                     let class = taught.as_ref().and_then(|taught| taught.class_of(entry.subject));
                     fact.class = class.unwrap_or(NO_CLASS);
                 }
+                let group = *group_places.entry(fact.group_key()).or_insert(groups.len());
+                fact.group = u32::try_from(group).unwrap_or(u32::MAX);
+                match groups.get_mut(group) {
+                    Some(group) => group.places.push(place),
+                    None => groups.push(Group { fact, places: vec![place] }),
+                }
                 fact
             })
             .collect();
-        Self { of: Arc::downgrade(snapshot), taught, entries, nodes, kinds }
+        Self { of: Arc::downgrade(snapshot), taught, entries, nodes, kinds, groups }
     }
 
     /// The classifier to which [`Fact::class`] belongs.
@@ -217,9 +250,14 @@ impl Facts {
         self.taught.as_deref()
     }
 
-    /// By place in [`kinds`](Self::kinds): whether it is one of these.
-    pub(super) fn are_kinds(&self, wanted: impl Fn(&Kind) -> bool) -> Vec<bool> {
-        self.kinds.iter().map(wanted).collect()
+    /// The kind of this fact, which is one of these facts.
+    pub(super) fn kind(&self, fact: &Fact) -> Option<&Kind> {
+        self.kinds.get(fact.kind as usize)
+    }
+
+    /// The facts of the entry at this place.
+    pub(super) fn at(&self, place: u32) -> Option<&Fact> {
+        self.entries.get(place as usize)
     }
 
     /// The facts of this snapshot by this classifier: those in `kept`, if they are of it, or new ones, which are kept there.

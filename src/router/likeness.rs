@@ -129,8 +129,7 @@ impl Prototypes {
 fn likeness(shelf: &Snapshot, question: &Question<'_>) -> Likeness {
     let mut likeness = Likeness::default();
     // All of them: a search leaves none out.
-    let all = vec![true; shelf.entries().len()];
-    for hit in shelf.search_kept(question, all.len(), &all) {
+    for hit in shelf.search_kept(question, shelf.entries().len(), |_| true) {
         if let Some(entry) = shelf.entry(hit.entry) {
             let of = likeness.of_mut(&entry.capability.kind);
             *of = of.max(hit.similarity);

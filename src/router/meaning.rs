@@ -17,6 +17,7 @@
 use crate::capability::Kind;
 use crate::catalog::{EntryId, Question, Snapshot};
 
+use super::among::Among;
 use super::bars::Bars;
 use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
@@ -76,8 +77,8 @@ pub(super) struct Audience<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) facts: &'a Facts,
     pub(super) prototypes: &'a Prototypes,
-    /// By place: which entries have a field of their own and can do it.
-    pub(super) own_field: &'a [bool],
+    /// The entries that have a field of their own and can do it.
+    pub(super) own_field: &'a Among<'a>,
     /// The specialities of those that can do it.
     pub(super) present: &'a [Speciality],
     /// The question's vector in the space of the classifier of the facts, when that is not the catalog's.
@@ -98,13 +99,13 @@ impl Audience<'_> {
 pub(super) fn judge(query: &str, audience: &Audience<'_>) -> Verdict {
     match audience.facts.taught() {
         Some(taught) if !audience.only_general() => by_class(query, audience, taught),
-        _ => by_likeness(query, audience.snapshot.question(query), audience),
+        _ => by_likeness(query, audience.snapshot.question(query), audience, |_| true),
     }
 }
 
 /// By the classifier.
 fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
-    let Audience { snapshot, facts, own_field, .. } = audience;
+    let Audience { snapshot, own_field, .. } = audience;
     let question = snapshot.question(query);
     let text = Text::new(query, audience.seen.unwrap_or_else(|| question.vector()).to_vec());
 
@@ -112,7 +113,7 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
     let mut unlearnt = !taught.learnt_subjects();
     // Thousands of subjects are not learnt, and need not be looked through.
     if !unlearnt {
-        for (fact, _) in facts.entries.iter().zip(*own_field).filter(|(_, own)| **own) {
+        for (_, fact) in own_field.iter() {
             match present.get_mut(fact.class as usize) {
                 Some(present) => *present = true,
                 None => unlearnt = true,
@@ -156,20 +157,17 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
     let meant = sure.and_then(|(class, score)| match taught.classes.get(class)? {
         Class::Kind(kind) => special_kind(kind).map(|special| Meant::Speciality(special, judgement.likeness[class])),
         Class::Subject(_) => {
-            let near =
-                |fact: &Fact| judgement.scores.get(fact.class as usize).is_some_and(|other| *other >= score - SAME);
-            let all = facts.entries.iter().zip(*own_field).enumerate().filter(|(_, (fact, own))| **own && near(fact));
-            let entry = |(place, (fact, _)): (usize, (&Fact, &bool))| {
-                (EntryId(u32::try_from(place).unwrap_or(u32::MAX)), judgement.likeness[fact.class as usize])
+            let near = |(id, fact): (EntryId, &Fact)| {
+                let class = fact.class as usize;
+                let is_near = judgement.scores.get(class).is_some_and(|other| *other >= score - SAME);
+                is_near.then(|| (id, judgement.likeness[class]))
             };
-            Some(Meant::Entries(all.map(entry).collect()))
+            Some(Meant::Entries(own_field.iter().filter_map(near).collect()))
         }
     });
     if meant.is_none() && unlearnt {
         // Whoever the classifier does not know may still be meant.
-        let entries = facts.entries.iter().zip(*own_field);
-        let unlearnt: Vec<bool> = entries.map(|(fact, own)| *own && fact.class == NO_CLASS).collect();
-        let alone = by_likeness(query, question, &Audience { own_field: &unlearnt, ..*audience });
+        let alone = by_likeness(query, question, audience, |fact| fact.class == NO_CLASS);
         if matches!(alone.meant, Some(Meant::Entries(_))) {
             return alone;
         }
@@ -193,13 +191,20 @@ fn kind_in_words(kind: &Kind) -> String {
     }
 }
 
-/// By likeness alone.
-fn by_likeness<'a>(query: &'a str, question: Question<'a>, audience: &Audience<'_>) -> Verdict {
-    let Audience { snapshot, prototypes, own_field, .. } = audience;
+/// By likeness alone, among those that `counts` lets.
+fn by_likeness<'a>(
+    query: &'a str,
+    question: Question<'a>,
+    audience: &Audience<'_>,
+    counts: impl Fn(&Fact) -> bool,
+) -> Verdict {
+    let Audience { snapshot, facts, prototypes, own_field, .. } = audience;
     // The prototypes are in the catalog's embedding space, so that one embedding does for both.
     let (question, scale) = prototypes.read(query, question);
     let likeness = prototypes.likeness(&question);
-    let hits = snapshot.search_kept(&question, MAX_CANDIDATES, own_field);
+    let hits = snapshot.search_kept(&question, MAX_CANDIDATES, |place| {
+        own_field.has(place) && facts.entries.get(place).is_some_and(&counts)
+    });
     let special = [
         (Speciality::Code, likeness.code),
         (Speciality::Reasoning, likeness.reasoning),

@@ -13,6 +13,7 @@
 
 mod affinity;
 mod aliases;
+mod among;
 mod bars;
 mod choose;
 pub mod classifier;
@@ -34,12 +35,12 @@ mod score;
 mod second;
 mod signals;
 mod speciality;
+mod sweep;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod tiers;
 mod training;
 
 use std::borrow::Cow;

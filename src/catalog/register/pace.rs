@@ -57,7 +57,8 @@ fn keep_least(least: &mut Option<Sample>, issued_at_ms: u64, at: Instant) {
 impl Pace {
     /// How old a statement of this time is now.
     pub(super) fn age(&self, issued_at_ms: u64, now: Instant) -> Duration {
-        let told = self.told.filter(|_| !self.steady);
+        // After a leap of the node's clock, what was heard before tells nothing.
+        let told = self.told.filter(|_| !(self.steady && self.can_judge(issued_at_ms, now)));
         let delays = [self.heard, told].into_iter().flatten().map(|sample| sample.delay_ms(issued_at_ms, now));
         Duration::from_millis(delays.max().and_then(|delay| u64::try_from(delay).ok()).unwrap_or_default())
     }
@@ -77,7 +78,8 @@ impl Pace {
             self.steady |= passed >= STEADY_AFTER && delay <= signed(passed.as_millis() / 2);
         }
         self.steady |= directly;
-        let age = self.age(issued_at_ms, now);
+        let is_new = directly && !self.can_judge(issued_at_ms, now);
+        let age = if is_new { Duration::ZERO } else { self.age(issued_at_ms, now) };
         keep_least(&mut self.heard, issued_at_ms, now);
         age
     }
@@ -137,7 +139,13 @@ mod tests {
         let mut pace = Pace::default();
         pace.tell(1_000, SECOND * 20, start);
         assert_eq!(pace.hear(5_000, true, start), Duration::ZERO, "it says so itself");
-        // Its clock was set forwards by an hour, and what is passed on is half a minute old.
-        assert_eq!(pace.tell(3_605_000, SECOND * 30, start + SECOND * 30), SECOND * 30);
+        // Its clock was set forwards by an hour, and what is passed on is half a minute old. So it is when it is passed on again.
+        let now = start + SECOND * 30;
+        assert_eq!(pace.tell(3_605_000, SECOND * 30, now), SECOND * 30);
+        let age = pace.age(3_605_000, now + SECOND * 10);
+        assert!(age.abs_diff(SECOND * 40) < SECOND / 10, "{age:?}");
+        assert_eq!(pace.hear(3_645_000, true, now + SECOND * 11), Duration::ZERO, "it says so itself");
+        let age = pace.age(3_645_000, now + SECOND * 12);
+        assert!(age.abs_diff(SECOND) < SECOND / 10, "{age:?}");
     }
 }

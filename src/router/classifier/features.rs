@@ -32,7 +32,7 @@ enum Sort {
 
 /// One plus the logarithm of how often each feature of a text occurs.
 pub(super) fn features(text: &str) -> Sparse {
-    let mut buckets: Vec<u16> = Vec::with_capacity(256);
+    let mut counts = Counts::new();
     let mut padded: Vec<char> = Vec::with_capacity(32);
     let mut before: Option<u64> = None;
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -42,23 +42,55 @@ pub(super) fn features(text: &str) -> Sparse {
         padded.extend(word.chars().flat_map(char::to_lowercase).take(WORD_CHARS));
         padded.push(' ');
         let whole = padded.iter().fold(start(Sort::Word), |hash, &c| step(hash, u64::from(c)));
-        buckets.push(bucket(whole));
+        counts.add(bucket(whole));
         if let Some(before) = before.replace(whole) {
-            buckets.push(bucket(step(step(start(Sort::Pair), before), whole)));
+            counts.add(bucket(step(step(start(Sort::Pair), before), whole)));
         }
         for first in 0..padded.len() {
             let mut hash = start(Sort::Piece);
             for (at, &c) in padded[first..].iter().take(*PIECE.end()).enumerate() {
                 hash = step(hash, u64::from(c));
                 if PIECE.contains(&(at + 1)) {
-                    buckets.push(bucket(hash));
+                    counts.add(bucket(hash));
                 }
             }
         }
     }
-    buckets.sort_unstable();
-    let counted = buckets.chunk_by(|a, b| a == b).map(|same| (same[0], 1.0 + (same.len() as f32).ln()));
-    counted.collect()
+    counts.into_sparse()
+}
+
+/// How often each bucket was hit. Cheaper than to sort the hits.
+struct Counts {
+    by_bucket: [u16; BUCKETS],
+    /// A bit for each bucket that was hit.
+    hit: [u64; BUCKETS / 64],
+    different: usize,
+}
+
+impl Counts {
+    const fn new() -> Self {
+        Self { by_bucket: [0; BUCKETS], hit: [0; BUCKETS / 64], different: 0 }
+    }
+
+    fn add(&mut self, bucket: u16) {
+        let at = usize::from(bucket);
+        self.different += usize::from(self.by_bucket[at] == 0);
+        self.by_bucket[at] = self.by_bucket[at].saturating_add(1);
+        self.hit[at / 64] |= 1 << (at % 64);
+    }
+
+    fn into_sparse(self) -> Sparse {
+        let mut sparse = Vec::with_capacity(self.different);
+        for (first, mut bits) in (0_u16..).step_by(64).zip(self.hit) {
+            while bits != 0 {
+                let bucket = first + bits.trailing_zeros() as u16;
+                bits &= bits - 1;
+                let count = self.by_bucket[usize::from(bucket)];
+                sparse.push((bucket, if count == 1 { 1.0 } else { 1.0 + f32::from(count).ln() }));
+            }
+        }
+        sparse.into()
+    }
 }
 
 /// Scales to unit length.
