@@ -270,7 +270,8 @@ impl Policy for Ours {
             prefix: Vec::new(),
             whereabouts: None,
         };
-        let decision = self.router.decide_at(&intent, self.at(now));
+        let decision = Arc::new(self.router.decide_at(&intent, self.at(now)));
+        self.router.carry_out(&decision, "", self.at(now));
         let chosen = decision.candidates.first().map_or(self.nodes[0], |candidate| candidate.node);
         self.calls.insert(id, self.router.signals().begin(&chosen, &self.id()));
         self.nodes.iter().position(|node| *node == chosen).unwrap_or(0)

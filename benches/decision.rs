@@ -197,7 +197,9 @@ fn main() {
     percentiles("embedding", &prompts, |prompt| !embedder.embed(prompt).is_empty());
     for (count, (_, catalog)) in &routers {
         let snapshot = catalog.snapshot();
-        percentiles(&format!("search of {count}"), &prompts, |prompt| !snapshot.search(prompt, 32, |_| true).is_empty());
+        percentiles(&format!("search of {count}"), &prompts, |prompt| {
+            !snapshot.search(prompt, 32, |_| true).is_empty()
+        });
     }
     for (count, (_, catalog)) in &routers {
         println!("recall@1 at {count:<6} {:.1} % of {RECALLED} prompts", recall(catalog));

@@ -23,7 +23,7 @@ use super::owner::check_owner;
 use super::service::{JoinError, Phase};
 use crate::capability::{Advert, Capability, PeerId};
 use crate::catalog::Snapshot;
-use crate::mesh::{LinkTransport, MeshView, PathClass, Token};
+use crate::mesh::{Code, LinkTransport, MeshView, PathClass, Token};
 
 /// Decisions in a list, when the caller names no number.
 const DECISIONS: usize = 50;
@@ -300,6 +300,10 @@ pub(super) async fn join(State(app): State<Arc<App>>, request: Request<Body>) ->
     let Join { peer } = serde_json::from_slice(&body).map_err(|error| {
         ApiError::bad_request(format!("expected {{\"peer\": \"host:port, or an invite\"}}: {error}")).param("peer")
     })?;
+    if Code::is_like(&peer) {
+        let message = "this is a spoken code: two people confirm it, so post {\"code\": …} to /v1/mesh/pair, or type `atmosphere join` with it";
+        return Err(ApiError::bad_request(message).param("peer"));
+    }
     if Token::is_like(&peer) {
         // It takes this node out of the mesh that it is in.
         check_owner(&app, &parts)?;

@@ -42,6 +42,29 @@ pub struct Intent {
     pub whereabouts: Option<Arc<Whereabouts>>,
 }
 
+impl Intent {
+    /// The plainest request to do something, without payload and with no time: to be judged, not to be run.
+    #[must_use]
+    pub fn plain(operation: Operation, target: Target) -> Self {
+        Self {
+            request_id: String::new(),
+            operation,
+            target,
+            requirements: Requirements::default(),
+            preference: Preference::Balanced,
+            query: None,
+            payload: Bytes::new(),
+            content_type: String::new(),
+            deadline: Duration::ZERO,
+            headers: BTreeMap::new(),
+            reuse: Reuse::default(),
+            handling: Handling::default(),
+            prefix: Vec::new(),
+            whereabouts: None,
+        }
+    }
+}
+
 /// The end of a part of a prompt: equal hashes mean equal prompts up to here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {

@@ -48,7 +48,7 @@ pub(super) struct Facts {
 impl Record {
     /// Opens the account of a decision.
     pub(super) fn open(router: Arc<Router>, events: EventBus, decision: Arc<Decision>, facts: Facts) -> Self {
-        router.log().record(Arc::clone(&decision), &facts.request_id);
+        router.carry_out(&decision, &facts.request_id, Instant::now());
         let Facts { request_id, prompt_tokens, streamed, decodes } = facts;
         events.emit("decision", || {
             let chosen = decision.candidates.first();

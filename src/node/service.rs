@@ -1,17 +1,15 @@
 //! The node as its API sees it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::parts::Parts;
 use crate::api::{JoinError, Phase, ProviderStatus, Service};
-use crate::capability::{Intent, Operation, PeerId, Preference, Requirements, Target};
+use crate::capability::{Intent, Operation, PeerId, Target};
 use crate::catalog::Snapshot;
 use crate::dispatch::{DispatchError, Reply};
 use crate::mesh::{
@@ -196,22 +194,7 @@ fn join_error(error: EntryError) -> JoinError {
 
 /// The plainest request for this name: what it cannot be chosen for, nothing can.
 fn asking_for(name: &str) -> Intent {
-    Intent {
-        request_id: String::new(),
-        operation: Operation::Chat,
-        target: Target::Named(name.to_owned()),
-        requirements: Requirements::default(),
-        preference: Preference::Balanced,
-        query: None,
-        payload: Bytes::new(),
-        content_type: String::new(),
-        deadline: Duration::ZERO,
-        headers: BTreeMap::new(),
-        reuse: Default::default(),
-        handling: Default::default(),
-        prefix: Vec::new(),
-        whereabouts: None,
-    }
+    Intent::plain(Operation::Chat, Target::Named(name.to_owned()))
 }
 
 pub(super) fn provider_statuses(registry: &Registry) -> Vec<ProviderStatus> {

@@ -180,7 +180,9 @@ impl<'a> Choice<'a> {
         let nodes = self.wanted_nodes(&facts);
         let able = self.able(&facts, nodes.as_deref());
         let fate = |fact: &Fact| match fact.speciality {
-            _ if facts.kind(fact).is_some_and(|kind| alias.kinds.contains(kind)) && !fact.own_field => Fate::In(1, None),
+            _ if facts.kind(fact).is_some_and(|kind| alias.kinds.contains(kind)) && !fact.own_field => {
+                Fate::In(1, None)
+            }
             Speciality::Domain => Fate::Out(Why::OneField),
             Speciality::General => Fate::In(0, None),
             _ if alias.kinds.is_empty() => Fate::In(0, None),
@@ -257,8 +259,10 @@ impl<'a> Choice<'a> {
         let nodes = self.wanted_nodes(&facts);
         let able = self.able(&facts, nodes.as_deref());
         if !talks {
-            let stable = (intent.operation == Operation::Embed).then(|| best_model(self.world.snapshot, &able)).flatten();
-            let entries = able.iter().filter(|(_, fact)| stable == Some(fact.model)).map(|(id, _)| (id, None)).collect();
+            let stable =
+                (intent.operation == Operation::Embed).then(|| best_model(self.world.snapshot, &able)).flatten();
+            let entries =
+                able.iter().filter(|(_, fact)| stable == Some(fact.model)).map(|(id, _)| (id, None)).collect();
             let picks = Picks { tier: 1, entries };
             self.sweep(&facts, &able, &picks, |_| Fate::Picked(Ok(0)), |_, _| String::new());
             return None;
@@ -429,7 +433,8 @@ fn standing(world: &World<'_>, entry: &Entry, fact: &Fact, node: &NodeStanding<'
     let id = &entry.capability.id;
     let guess = fact.prior;
     let prior = [score::PRIOR_OVERHEAD, f64::from(guess.prefill), f64::from(guess.decode), f64::from(guess.load)];
-    let prior = world.signals.alike(id).map_or(prior, |alike| alike.prior(prior, world.now));
+    let alike = world.signals.alike(id);
+    let prior = alike.map_or(prior, |alike| alike.prior(prior, world.now));
     let limit = if fact.concurrency > 0 { f64::from(fact.concurrency) } else { score::USUAL_LIMIT };
     let advertised = score::calls_of_class(node.load, limit);
     let reading = node.signals.and_then(|signals| signals.capability(id));
@@ -442,6 +447,7 @@ fn standing(world: &World<'_>, entry: &Entry, fact: &Fact, node: &NodeStanding<'
         prior,
         quality: f64::from(fact.quality),
         warm_tokens: f64::from(world.warm.tokens(&entry.node, id)),
+        regret: alike.map_or(0.0, |alike| alike.regret(world.now)),
         reading: reading.map(|capability| capability.reading(prior, (advertised, limit), world.now)),
     }
 }
@@ -469,10 +475,7 @@ fn best_model(snapshot: &Snapshot, able: &Among<'_>) -> Option<u32> {
     let all = able.iter().filter_map(|(id, fact)| Some((&snapshot.entry(id)?.capability, fact)));
     let best = all.min_by(|(a, fact_a), (b, fact_b)| {
         let text = |capability: &Capability| capability.kind == Kind::LLM_EMBED;
-        text(b)
-            .cmp(&text(a))
-            .then(fact_b.quality.total_cmp(&fact_a.quality))
-            .then_with(|| a.name.cmp(&b.name))
+        text(b).cmp(&text(a)).then(fact_b.quality.total_cmp(&fact_a.quality)).then_with(|| a.name.cmp(&b.name))
     });
     best.map(|(_, fact)| fact.model)
 }

@@ -135,6 +135,8 @@ pub struct Parts {
     pub queue_ms: f64,
     /// Loading the weights.
     pub load_ms: f64,
+    /// So much of that as requests have lost already because it was not done: it does not count again.
+    pub repaid_ms: f64,
     /// Reading the prompt.
     pub prefill_ms: f64,
     /// Writing the answer.

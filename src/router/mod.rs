@@ -30,6 +30,7 @@ mod meaning;
 pub mod phrases;
 mod prototypes;
 mod reason;
+mod regret;
 mod requirements;
 mod score;
 mod second;
@@ -223,6 +224,12 @@ impl Router {
         let snapshot = self.catalog.snapshot();
         self.trainer.learn(&snapshot);
         self.facts_of(&snapshot);
+    }
+
+    /// A decision is carried out, for the request of that name: it is kept, and what it tells of is learnt.
+    pub fn carry_out(&self, decision: &Arc<Decision>, request_id: &str, now: Instant) {
+        self.log.record(Arc::clone(decision), request_id);
+        self.signals.choose(&decision.candidates, now);
     }
 
     /// A prompt with these marks is being read there: what begins alike is better off there too.

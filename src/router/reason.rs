@@ -119,6 +119,15 @@ fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {
     let node = &first.node_name;
     match grounds.candidates.get(1) {
         None => format!("can run on {node} only, expected in {}", time(first.predicted)),
+        Some(second) if first.parts.repaid_ms > 0.0 && first.predicted > second.predicted => format!(
+            "can run in {} places; {node} must load the model first and is expected in {}, {} in {}, but requests have waited \
+             {} longer in all because it is not loaded there",
+            grounds.candidates_total,
+            time(first.predicted),
+            second.node_name,
+            time(second.predicted),
+            time(Duration::from_secs_f64(first.parts.repaid_ms / 1e3)),
+        ),
         Some(second) => format!(
             "can run in {} places; {node} is expected first, in {}{}, then {} in {}{}",
             grounds.candidates_total,

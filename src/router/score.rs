@@ -9,9 +9,10 @@
 //!   prefill = fixed cost of a first chunk + (prompt tokens - cached) / prefill rate
 //!   cached  = tokens that this node has read before * share of such that its cache was seen to keep
 //!   decode  = expected answer tokens / decode rate
+//!   repaid  = so much of load as requests have lost already because it was not done
 //!   rates   = as measured among as many others as run there now           calls that run beside it
 //!
-//! score     = 100 * tier - wt * log2(1 + predicted / scale) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
+//! score     = 100 * tier - wt * log2(1 + (predicted - repaid) / scale) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
 //! ```
 //!
 //! A tier is decided before (what was meant comes before what stands in for it) and is worth more than the rest
@@ -43,6 +44,11 @@ const UNKNOWN_RESIDENCY: f64 = 0.25;
 
 /// In 95 of 100 cases a first content comes within this many times what was predicted, before anything was measured.
 pub(super) const USUAL_SURPRISE: f64 = 4.0;
+
+/// Backends keep an idle model in memory for minutes (Ollama: five), so one that has just answered is warm.
+const STAYS_WARM: Duration = Duration::from_secs(240);
+/// An advert says so late at the most that weights were loaded: what says that they are not is no older.
+const OUTDATED: Duration = Duration::from_secs(30);
 
 /// What the request asks for, as far as time depends on it.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +96,8 @@ pub(super) struct Standing {
     pub(super) quality: f64,
     /// Tokens of the prompt that it has read before, if its cache still has them.
     pub(super) warm_tokens: f64,
+    /// Seconds that requests have lost because the model is not loaded on one more machine.
+    pub(super) regret: f64,
     pub(super) reading: Option<Reading>,
 }
 
@@ -98,19 +106,21 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
     let limit = standing.reading.map_or(standing.limit, |r| r.limit);
     let outstanding = standing.reading.map_or(standing.advertised, |r| r.outstanding);
     let [overhead, prefill, decode, load] = standing.prior;
-    let (overhead, prefill, decode, load, warm, measured) = match standing.reading {
-        Some(r) => (r.overhead, r.prefill, r.decode, r.load, r.warm, r.measured),
+    let (overhead, prefill, decode, load, idle, measured) = match standing.reading {
+        Some(r) => (r.overhead, r.prefill, r.decode, r.load, r.idle, r.measured),
         None => {
             let slowdown = slowdown(outstanding.min(limit - 1.0));
-            (overhead, prefill / slowdown, decode / slowdown, load, false, false)
+            (overhead, prefill / slowdown, decode / slowdown, load, None, false)
         }
     };
     let share = standing.reading.map_or(CACHE_SHARE, |reading| reading.cache_share);
     let cached = (standing.warm_tokens * share).min(demand.prompt_tokens);
     let prefill_s = overhead + (demand.prompt_tokens - cached) / prefill;
     let decode_s = demand.answer_tokens / decode;
+    let answered_within = |limit| idle.is_some_and(|idle| idle < limit);
     let load_s = match standing.residency {
-        _ if warm => 0.0,
+        Residency::Cold if answered_within(OUTDATED) => 0.0,
+        Residency::Unknown if answered_within(STAYS_WARM) => 0.0,
         Residency::Warm => 0.0,
         Residency::Cold => load,
         Residency::Unknown => load * UNKNOWN_RESIDENCY,
@@ -127,6 +137,7 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
         rtt_ms,
         queue_ms,
         load_ms,
+        repaid_ms: load_ms.min(standing.regret * 1e3),
         prefill_ms,
         decode_ms: decode_s * 1e3,
         warm_tokens: standing.warm_tokens,
@@ -172,6 +183,8 @@ pub(super) struct Weights {
     quality: f64,
     path: f64,
     cost: f64,
+    /// Whether a request may wait until weights are loaded, for the sake of those that come after it.
+    patient: bool,
 }
 
 impl Weights {
@@ -179,12 +192,12 @@ impl Weights {
     /// when both take long, and any time when both are quick.
     pub(super) const fn of(prefer: Prefer) -> Self {
         match prefer {
-            Prefer::Balanced => Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0 },
-            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2 },
+            Prefer::Balanced => Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0, patient: true },
+            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2, patient: false },
             // A tenfold size is ten points, so time decides between equals only.
-            Prefer::Accuracy => Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2 },
-            Prefer::Location => Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0 },
-            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0 },
+            Prefer::Accuracy => Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2, patient: true },
+            Prefer::Location => Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0, patient: true },
+            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0, patient: true },
         }
     }
 
@@ -200,7 +213,8 @@ impl Weights {
 
 /// The score of a candidate of that tier.
 pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
-    let seconds = (predicted_ms(parts) / 1e3).clamp(1e-4, 1e6);
+    let repaid_ms = if weights.patient { parts.repaid_ms } else { 0.0 };
+    let seconds = ((predicted_ms(parts) - repaid_ms) / 1e3).clamp(1e-4, 1e6);
     // Most cost nothing, and a logarithm is half of what a score takes.
     let money = if cost_usd > 0.0 { (1.0 + 1e4 * cost_usd).log2() } else { 0.0 };
     let utility = -weights.time * (1.0 + seconds / weights.scale_s).log2() + weights.quality * parts.quality
@@ -240,6 +254,7 @@ mod tests {
             prior: [PRIOR_OVERHEAD, 1000.0, 20.0, 5.0],
             quality: 0.5,
             warm_tokens: 0.0,
+            regret: 0.0,
             reading: None,
         }
     }
@@ -254,7 +269,7 @@ mod tests {
             prefill: 1000.0,
             decode: 20.0,
             load: 5.0,
-            warm: true,
+            idle: Some(Duration::ZERO),
             measured: true,
             surprise: 2.0,
             cache_share: 0.7,
@@ -289,6 +304,30 @@ mod tests {
         let demand = Demand::new(100, None, true);
         let busy = Standing { advertised: 1.0, ..standing() };
         assert!(predicted_ms(&predict(&busy, &demand)) > predicted_ms(&predict(&standing(), &demand)));
+    }
+
+    #[test]
+    fn loading_counts_no_more_once_requests_have_lost_as_much_without_it() {
+        let demand = Demand::new(100, Some(100), true);
+        let cold = |regret| predict(&Standing { residency: Residency::Cold, regret, ..standing() }, &demand);
+        let warm = predict(&standing(), &demand);
+        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), 0, parts, None, 0.0);
+        assert_eq!((cold(2.0).repaid_ms, cold(99.0).repaid_ms), (2000.0, 5000.0));
+        assert!(predicted_ms(&cold(99.0)) == predicted_ms(&cold(0.0)), "what is said to the caller is the truth");
+        assert!(of(Prefer::Balanced, &cold(0.0)) < of(Prefer::Balanced, &cold(2.0)));
+        assert!((of(Prefer::Balanced, &cold(99.0)) - of(Prefer::Balanced, &warm)).abs() < 1e-9);
+        assert!(of(Prefer::Latency, &cold(99.0)) < of(Prefer::Latency, &warm), "the caller has no time for others");
+    }
+
+    #[test]
+    fn an_answer_tells_that_it_is_loaded_until_its_node_says_otherwise() {
+        let demand = Demand::new(100, Some(100), true);
+        let load = |residency, idle| {
+            let reading = Some(Reading { idle: Some(Duration::from_secs(idle)), ..reading() });
+            predict(&Standing { residency, reading, ..standing() }, &demand).load_ms
+        };
+        assert_eq!((load(Residency::Cold, 5), load(Residency::Cold, 60)), (0.0, 5000.0));
+        assert_eq!((load(Residency::Unknown, 60), load(Residency::Unknown, 600)), (0.0, 1250.0));
     }
 
     #[test]

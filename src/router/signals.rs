@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::cooldown::Cooldown;
-
+use super::decision::Candidate;
 use super::estimate::{self, Estimate, Rate, Surprise};
+use super::regret::Regret;
 use crate::capability::{CapabilityId, Load, PeerId};
 use crate::mesh::{MeshView, PathClass};
 
@@ -22,8 +23,6 @@ const MAX_CAPABILITIES: usize = crate::capability::limits::CAPABILITIES;
 const MAX_NODES: usize = 4096;
 /// A reported load loses half its weight in this time: a call takes seconds.
 const LOAD_HALF_LIFE: Duration = Duration::from_secs(5);
-/// Backends keep an idle model in memory for minutes (Ollama: five), so one that has just answered is warm.
-const STAYS_WARM: Duration = Duration::from_secs(240);
 /// Prompts up to this many tokens tell the fixed cost of a first chunk; longer ones tell the rate.
 const SHORT_PROMPT: f64 = 256.0;
 /// Share of what was read before that is found in a backend's cache, when it does not tell.
@@ -49,6 +48,7 @@ pub(super) struct Alike {
     decode: Estimate,
     /// Tokens of an answer.
     answer: Estimate,
+    regret: Regret,
 }
 
 impl Alike {
@@ -61,6 +61,29 @@ impl Alike {
             (decode * self.decode.value(decode, now)).sqrt(),
             load,
         ]
+    }
+
+    fn learn(&mut self, seen: &Observation, now: Instant) {
+        let slowdown = estimate::slowdown(seen.company);
+        let (prompt, answer) = (seen.prompt_tokens as f64, seen.completion_tokens as f64);
+        if answer >= 1.0 {
+            self.answer.observe(answer, now);
+        }
+        if seen.streamed && answer >= 8.0 && !seen.rest.is_zero() {
+            self.decode.observe((answer - 1.0) / seen.rest.as_secs_f64() * slowdown, now);
+        }
+        if prompt > SHORT_PROMPT
+            && seen.streamed
+            && seen.cached_tokens.is_none_or(|cached| cached == 0)
+            && seen.warm_tokens == 0.0
+        {
+            self.prefill.observe(prompt / seen.first_chunk.as_secs_f64().max(1e-3) * slowdown, now);
+        }
+    }
+
+    /// Seconds that requests have lost because it is not loaded on one more machine.
+    pub(super) fn regret(&self, now: Instant) -> f64 {
+        self.regret.seconds(now)
     }
 
     /// Tokens of an answer whose length nobody limited.
@@ -150,8 +173,8 @@ pub(super) struct Reading {
     pub(super) load: f64,
     /// Seconds of a usual call, queueing and loading aside; `None` before one was seen.
     pub(super) service: Option<f64>,
-    /// Known to be in memory.
-    pub(super) warm: bool,
+    /// Since its last answer, which tells that it was in memory.
+    pub(super) idle: Option<Duration>,
     pub(super) measured: bool,
     /// In 95 of 100 cases a first content takes no more than so many times what is predicted.
     pub(super) surprise: f64,
@@ -222,28 +245,27 @@ impl Signals {
         }
     }
 
-    fn learn_alike(&self, capability: &CapabilityId, seen: &Observation, now: Instant) {
+    /// A request goes to the first of these candidates.
+    pub(super) fn choose(&self, candidates: &[Candidate], now: Instant) {
+        // Where nothing is left to be loaded, there is nothing to regret.
+        if let Some(chosen) = candidates.first()
+            && candidates.iter().any(|candidate| candidate.parts.load_ms > 0.0)
+        {
+            self.with_alike(&chosen.capability.id, |alike| alike.regret.choose(candidates, now));
+        }
+    }
+
+    fn with_alike(&self, capability: &CapabilityId, run: impl FnOnce(&mut Alike)) {
         let mut alike = self.alike.write();
         if alike.len() >= MAX_CAPABILITIES && !alike.contains_key(capability) {
             // Names that come and go for ever: what is learnt is learnt again in a few calls.
             alike.clear();
         }
-        let alike = alike.entry(capability.clone()).or_default();
-        let slowdown = estimate::slowdown(seen.company);
-        let (prompt, answer) = (seen.prompt_tokens as f64, seen.completion_tokens as f64);
-        if answer >= 1.0 {
-            alike.answer.observe(answer, now);
-        }
-        if seen.streamed && answer >= 8.0 && !seen.rest.is_zero() {
-            alike.decode.observe((answer - 1.0) / seen.rest.as_secs_f64() * slowdown, now);
-        }
-        if prompt > SHORT_PROMPT
-            && seen.streamed
-            && seen.cached_tokens.is_none_or(|cached| cached == 0)
-            && seen.warm_tokens == 0.0
-        {
-            alike.prefill.observe(prompt / seen.first_chunk.as_secs_f64().max(1e-3) * slowdown, now);
-        }
+        run(alike.entry(capability.clone()).or_default());
+    }
+
+    fn learn_alike(&self, capability: &CapabilityId, seen: &Observation, now: Instant) {
+        self.with_alike(capability, |alike| alike.learn(seen, now));
     }
 
     /// A call that began at `began` failed at the capability or its backend.
@@ -397,7 +419,7 @@ impl CapabilitySignals {
             decode: self.decode.value(decode, company, now),
             load: self.load_time.value(load, now),
             service: self.service.is_measured(now).then(|| self.service.value(1.0, now)),
-            warm: self.answered.is_some_and(|at| now.saturating_duration_since(at) < STAYS_WARM),
+            idle: self.answered.map(|at| now.saturating_duration_since(at)),
             measured: self.overhead.is_measured(now) || self.prefill.is_measured(now) || self.decode.is_measured(now),
             surprise: self.first.p95(),
             cache_share: self.cache_share.unwrap_or(CACHE_SHARE),

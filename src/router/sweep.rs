@@ -74,7 +74,9 @@ impl Part<'_> {
         let _ = match self.which {
             Which::All(near) => self.all.iter().all(|place| look(EntryId(*place), near)),
             Which::Picked(picked) => picked.iter().all(|(id, near)| look(*id, *near)),
-            Which::Rest(_) => self.all.iter().filter(|place| !picks.has(**place)).all(|place| look(EntryId(*place), None)),
+            Which::Rest(_) => {
+                self.all.iter().filter(|place| !picks.has(**place)).all(|place| look(EntryId(*place), None))
+            }
         };
     }
 }
@@ -133,7 +135,14 @@ impl Choice<'_> {
     }
 
     /// Counts the entries of a part that can do it now, and scores them where a tier is given.
-    fn admit(&mut self, facts: &Facts, nodes: &[Option<NodeStanding<'_>>], picks: &Picks, part: Part<'_>, tier: Option<i32>) {
+    fn admit(
+        &mut self,
+        facts: &Facts,
+        nodes: &[Option<NodeStanding<'_>>],
+        picks: &Picks,
+        part: Part<'_>,
+        tier: Option<i32>,
+    ) {
         let all_count = || nodes.iter().all(|node| node.as_ref().is_some_and(|node| !node.any_cooling));
         if tier.is_none() && all_count() {
             self.candidates_total += part.len();

@@ -197,7 +197,9 @@ async fn decisions_are_told_afterwards() {
 #[tokio::test]
 async fn a_mesh_is_joined_or_the_error_says_why_not() {
     let api = silent_api(settings()).await;
-    for (peer, status) in [("10.0.0.7:11450", 200), (" 10.0.0.7:11450 ", 200), ("10.0.0.8:11450", 502), ("!", 400)] {
+    for (peer, status) in
+        [("10.0.0.7:11450", 200), (" 10.0.0.7:11450 ", 200), ("10.0.0.8:11450", 502), ("!", 400), ("7-otter-lamp", 400)]
+    {
         let response = api.post("/v1/mesh/join", &json!({"peer": peer})).await;
         assert_eq!(response.status(), status, "{peer}");
         let body: Value = response.json().await.expect("JSON");

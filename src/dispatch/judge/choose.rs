@@ -1,10 +1,7 @@
 //! Who may be asked: which embedders of the mesh are of one space, which is the strongest, and who of its holders is quick
 //! enough. Decides, and asks nobody.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::capability::{
     Capability, CapabilityId, Intent, Kind, Operation, PeerId, Preference, Requirements, Target, normalise_name,
@@ -102,19 +99,8 @@ pub(super) fn holder(
 /// An embedding of so many tokens by this model.
 fn asking_for(model: &str, tokens: u32) -> Intent {
     Intent {
-        request_id: String::new(),
-        operation: Operation::Embed,
-        target: Target::Named(model.to_owned()),
         requirements: Requirements { kind: Some(Kind::LLM_EMBED), prompt_tokens: tokens, ..Requirements::default() },
         preference: Preference::Latency,
-        query: None,
-        payload: Bytes::new(),
-        content_type: String::new(),
-        deadline: Duration::ZERO,
-        headers: BTreeMap::new(),
-        reuse: Default::default(),
-        handling: Default::default(),
-        prefix: Vec::new(),
-        whereabouts: None,
+        ..Intent::plain(Operation::Embed, Target::Named(model.to_owned()))
     }
 }

@@ -191,8 +191,8 @@ impl World {
     fn dial(&mut self, place: usize) {
         let now = self.time.now();
         let adverts = self.nodes[place].teller.register().adverts();
-        let mut known: Vec<_> = adverts.keys().copied().collect();
         if self.nodes[place].connections.len() < TARGET {
+            let mut known: Vec<_> = adverts.keys().copied().collect();
             rand::seq::SliceRandom::shuffle(&mut known[..], &mut self.rng);
             for id in self.nodes[place].connections.to_dial(known.iter().copied(), now) {
                 self.nodes[place].connections.dialling(id, now);
