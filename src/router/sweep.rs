@@ -188,3 +188,84 @@ impl Choice<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use crate::capability::{Capability, CapabilityId, Kind, PeerId, Target};
+    use crate::router::decision::{MAX_CANDIDATES, MAX_REJECTED};
+    use crate::router::testing::{catalog, chat_model, intent};
+    use crate::router::{Router, Settings, Signals};
+
+    /// What an entry may be: its kind, whether it has a field of its own, its context length.
+    fn offer() -> impl Strategy<Value = (usize, bool, u32)> {
+        (0_usize..4, any::<bool>(), prop_oneof![Just(0_u32), Just(2_000), Just(90_000)])
+    }
+
+    fn capability(number: usize, (kind, own_field, context): (usize, bool, u32)) -> Capability {
+        let mut model = chat_model(&format!("m{number}"), 1 + number as u64 % 9);
+        model.kind = [Kind::LLM_CHAT, Kind::LLM_CODE, Kind::LLM_REASONING, Kind::LLM_CHAT][kind].clone();
+        model.id = CapabilityId::new("test", &model.kind, &model.name);
+        model.context_length = (context > 0).then_some(context);
+        if own_field {
+            model.domain = Some(["cooking", "llamas"][number % 2].to_owned());
+            model.description = "Knows everything about soup and about llamas.".to_owned();
+        }
+        model
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn every_entry_is_a_candidate_or_rejected_and_the_best_are_listed(
+            offers in prop::collection::vec(prop::collection::vec(offer(), 0..60), 1..4),
+            prompt_tokens in prop_oneof![Just(10_u32), Just(50_000)],
+            target in prop_oneof![Just("auto"), Just("auto@n0"), Just("best-code"), Just("best-chat")],
+            domain in prop::option::of(prop_oneof![Just("cooking"), Just("law")]),
+            rests in any::<bool>(),
+        ) {
+            let ids: Vec<PeerId> = offers.iter().map(|_| PeerId::random()).collect();
+            let names = ["n0", "n1", "n2"];
+            let mut number = 0;
+            let nodes = offers.iter().enumerate().map(|(at, offers)| {
+                let all = offers.iter().map(|offer| { number += 1; capability(number, *offer) }).collect();
+                (ids[at], names[at], all)
+            });
+            let catalog = catalog(nodes.collect());
+            let own = PeerId::random();
+            let router = Router::new(Arc::clone(&catalog), Arc::new(Signals::new(own)), Settings::default(), own);
+            let mut asked = intent(Some(target));
+            asked.target = Target::from_model(Some(target));
+            asked.query = Some("how hot must soup be?".to_owned());
+            asked.requirements.prompt_tokens = prompt_tokens;
+            asked.requirements.domain = domain.map(str::to_owned);
+            let now = Instant::now();
+            if rests {
+                for _ in 0..3 {
+                    router.signals().fail_node(&ids[0], now, now);
+                }
+            }
+            let decision = router.decide_at(&asked, now);
+            let wanted = |node: &PeerId| !target.ends_with("@n0") || *node == ids[0];
+            let snapshot = catalog.snapshot();
+            let all: Vec<_> = snapshot.entries().iter().filter(|entry| wanted(&entry.node)).collect();
+            prop_assert_eq!(decision.candidates_total + decision.rejected_total, all.len(), "{:?}", decision);
+            prop_assert_eq!(decision.candidates.len(), decision.candidates_total.min(MAX_CANDIDATES));
+            prop_assert_eq!(decision.rejected.len(), decision.rejected_total.min(MAX_REJECTED));
+            prop_assert!(decision.candidates.windows(2).all(|pair| pair[0].score >= pair[1].score));
+            for candidate in &decision.candidates {
+                prop_assert!(wanted(&candidate.node) && !(rests && candidate.node == ids[0]));
+                prop_assert!(candidate.capability.context_length.is_none_or(|context| context >= prompt_tokens));
+                let twice = decision.rejected.iter().any(|rejected| rejected.capability.id == candidate.capability.id);
+                prop_assert!(!twice, "{}", candidate.capability.name);
+            }
+            for rejected in &decision.rejected {
+                prop_assert!(!rejected.reason.is_empty());
+            }
+        }
+    }
+}
