@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use super::affinity::Warm;
 use super::aliases::{Alias, Aliases, Prefer};
-use super::among::Among;
 use super::decision::{Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Step};
 use super::facts::{Fact, Facts, decodes};
 use super::likeness::Prototypes;
@@ -20,8 +19,9 @@ use super::requirements::Needs;
 use super::score::{self, Demand, Standing, Weights};
 use super::signals::{NodeSignals, Path, SignalsRead};
 use super::speciality::Speciality;
+use super::subset::Subset;
 use super::sweep::{Fate, Picks, Why};
-use super::target::{self, Resolved, resolve};
+use super::target::{Among, Resolved, resolve};
 use super::training::Trainer;
 use crate::capability::{Capability, Intent, Kind, Operation, PeerId, Target};
 use crate::catalog::{Entry, EntryId, Snapshot};
@@ -68,7 +68,7 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
     };
     let mut needs = Needs::of(intent);
     let mut prefer = Prefer::from(intent.preference);
-    if let target::Among::Alias(_, alias) = resolved.among {
+    if let Among::Alias(_, alias) = resolved.among {
         needs = needs.and(alias.features, alias.modalities);
         if prefer == Prefer::Balanced {
             prefer = alias.prefer;
@@ -94,20 +94,20 @@ pub(super) fn decide(world: &World<'_>, intent: &Intent) -> Decision {
         cooling: None,
     };
     let verdict = match &resolved.among {
-        target::Among::Entries(ids) => {
+        Among::Entries(ids) => {
             choice.weights = Weights::same_model(prefer);
             choice.by_name(ids);
             None
         }
-        target::Among::Alias(_, alias) if !alias.models.is_empty() => {
+        Among::Alias(_, alias) if !alias.models.is_empty() => {
             choice.by_models(&alias.models);
             None
         }
-        target::Among::Alias(name, alias) => {
+        Among::Alias(name, alias) => {
             choice.by_alias(name, alias);
             None
         }
-        target::Among::All => choice.by_meaning(intent),
+        Among::All => choice.by_meaning(intent),
     };
     choice.finish(target, &resolved, verdict, intent)
 }
@@ -200,11 +200,11 @@ impl<'a> Choice<'a> {
     }
 
     /// The entries that can do it, on the nodes that the caller wants.
-    fn able<'f>(&self, facts: &'f Facts, nodes: Option<&'f [bool]>) -> Among<'f> {
+    fn able<'f>(&self, facts: &'f Facts, nodes: Option<&'f [bool]>) -> Subset<'f> {
         let fits = |fact: &Fact| {
             self.needs.meets(fact) && self.needs.kind().is_none_or(|wanted| facts.kind(fact) == Some(wanted))
         };
-        Among::new(facts, facts.groups.iter().map(|group| fits(&group.fact)).collect(), nodes)
+        Subset::new(facts, facts.groups.iter().map(|group| fits(&group.fact)).collect(), nodes)
     }
 
     /// How a node stands, if the caller wants it.
@@ -289,7 +289,7 @@ impl<'a> Choice<'a> {
     }
 
     /// What the question means; with a domain, whoever bears its name is meant without more ado.
-    fn judge(&self, intent: &Intent, domain: Option<&str>, facts: &Facts, able: &Among<'_>) -> Option<Verdict> {
+    fn judge(&self, intent: &Intent, domain: Option<&str>, facts: &Facts, able: &Subset<'_>) -> Option<Verdict> {
         let World { snapshot, prototypes, seen, .. } = *self.world;
         if let Some(domain) = domain {
             let is_named = |id: EntryId| snapshot.entry(id).is_some_and(|entry| is_of_domain(entry, domain));
@@ -424,7 +424,7 @@ impl<'a> Choice<'a> {
 
 impl Resolved<'_> {
     fn step_is_auto(&self) -> bool {
-        matches!(self.among, target::Among::All)
+        matches!(self.among, Among::All)
     }
 }
 
@@ -471,7 +471,7 @@ pub(super) fn question_of(intent: &Intent) -> Option<Cow<'_, str>> {
 
 /// The model that `auto` embeds with: vectors of two models cannot be compared, so it must not depend on who is
 /// busy. Text embedders before those of the ML engine, then quality, then the name.
-fn best_model(snapshot: &Snapshot, able: &Among<'_>) -> Option<u32> {
+fn best_model(snapshot: &Snapshot, able: &Subset<'_>) -> Option<u32> {
     let all = able.iter().filter_map(|(id, fact)| Some((&snapshot.entry(id)?.capability, fact)));
     let best = all.min_by(|(a, fact_a), (b, fact_b)| {
         let text = |capability: &Capability| capability.kind == Kind::LLM_EMBED;

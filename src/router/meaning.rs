@@ -17,7 +17,6 @@
 use crate::capability::Kind;
 use crate::catalog::{EntryId, Question, Snapshot};
 
-use super::among::Among;
 use super::bars::Bars;
 use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
@@ -26,6 +25,7 @@ use super::facts::{Fact, Facts, NO_CLASS};
 use super::lesson::{Class, Taught, name_of};
 use super::likeness::Prototypes;
 use super::speciality::{Speciality, speciality_of_kind, subject};
+use super::subset::Subset;
 
 /// The probability from which on a guess is acted on. Chosen on the labelled phrases of this module's test: of general
 /// questions, the best speciality had 0.07 at most; of questions to a project with a handful of texts, it was rarely
@@ -71,14 +71,14 @@ pub(super) enum Meant {
     Speciality(Speciality, f32),
 }
 
-/// Among whom a question is judged.
+/// Subset whom a question is judged.
 #[derive(Clone, Copy)]
 pub(super) struct Audience<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) facts: &'a Facts,
     pub(super) prototypes: &'a Prototypes,
     /// The entries that have a field of their own and can do it.
-    pub(super) own_field: &'a Among<'a>,
+    pub(super) own_field: &'a Subset<'a>,
     /// The specialities of those that can do it.
     pub(super) present: &'a [Speciality],
     /// The question's vector in the space of the classifier of the facts, when that is not the catalog's.

@@ -13,7 +13,6 @@
 
 mod affinity;
 mod aliases;
-mod among;
 mod bars;
 mod choose;
 pub mod classifier;
@@ -36,6 +35,7 @@ mod score;
 mod second;
 mod signals;
 mod speciality;
+mod subset;
 mod sweep;
 mod target;
 #[cfg(test)]

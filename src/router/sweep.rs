@@ -4,10 +4,10 @@
 
 use std::cmp::Reverse;
 
-use super::among::Among;
 use super::choose::{Choice, NodeStanding};
 use super::decision::{MAX_CANDIDATES, MAX_REJECTED};
 use super::facts::{Fact, Facts};
+use super::subset::Subset;
 use crate::capability::Capability;
 use crate::catalog::EntryId;
 
@@ -86,7 +86,7 @@ impl Choice<'_> {
     pub(super) fn sweep(
         &mut self,
         facts: &Facts,
-        able: &Among<'_>,
+        able: &Subset<'_>,
         picks: &Picks,
         fate: impl Fn(&Fact) -> Fate,
         reason: impl Fn(Why, &Capability) -> String,

@@ -5,7 +5,7 @@ use super::speciality::Speciality;
 use crate::catalog::EntryId;
 
 /// Those entries whose group and node are both wanted.
-pub(super) struct Among<'a> {
+pub(super) struct Subset<'a> {
     facts: &'a Facts,
     /// By place in [`Facts::groups`].
     groups: Vec<bool>,
@@ -13,7 +13,7 @@ pub(super) struct Among<'a> {
     nodes: Option<&'a [bool]>,
 }
 
-impl<'a> Among<'a> {
+impl<'a> Subset<'a> {
     pub(super) const fn new(facts: &'a Facts, groups: Vec<bool>, nodes: Option<&'a [bool]>) -> Self {
         Self { facts, groups, nodes }
     }
