@@ -14,6 +14,7 @@
 mod affinity;
 mod aliases;
 mod bars;
+mod choice;
 mod choose;
 pub mod classifier;
 mod cooldown;
@@ -192,7 +193,7 @@ impl Router {
         };
         let warm = self.affinity.as_ref().map(|affinity| affinity.warm(&intent.prefix, now)).unwrap_or_default();
         let signals = self.signals.read();
-        let world = choose::World {
+        let world = choice::World {
             snapshot: &snapshot,
             facts: &facts,
             signals: &signals,

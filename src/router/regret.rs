@@ -12,7 +12,6 @@
 use std::time::{Duration, Instant};
 
 use super::decision::Candidate;
-use super::score::predicted_ms;
 
 /// What was lost counts half after this time: backends keep idle weights for some minutes.
 const HALF_LIFE: Duration = Duration::from_secs(120);
@@ -48,8 +47,8 @@ impl Regret {
 fn lost_with(chosen: &Candidate, candidates: &[Candidate]) -> f64 {
     let unloaded =
         candidates.iter().filter(|other| other.parts.load_ms > 0.0 && other.capability.id == chosen.capability.id);
-    let sooner = unloaded.map(|other| predicted_ms(&chosen.parts) + other.parts.load_ms - predicted_ms(&other.parts));
-    sooner.fold(0.0, f64::max) / 1e3
+    let loaded = |other: &Candidate| other.predicted.as_secs_f64() - other.parts.load_ms / 1e3;
+    unloaded.map(|other| chosen.predicted.as_secs_f64() - loaded(other)).fold(0.0, f64::max)
 }
 
 #[cfg(test)]
@@ -68,7 +67,7 @@ mod tests {
             node_name: "n".into(),
             capability: Arc::new(chat_model("m", 7)),
             score: 0.0,
-            predicted: Duration::ZERO,
+            predicted: Duration::from_secs_f64((load_ms + decode_ms) / 1e3),
             parts,
         }
     }

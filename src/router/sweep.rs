@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 
-use super::choose::{Choice, NodeStanding};
+use super::choice::{Choice, NodeStanding};
 use super::decision::{MAX_CANDIDATES, MAX_REJECTED};
 use super::facts::{Fact, Facts};
 use super::subset::Subset;
