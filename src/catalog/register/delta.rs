@@ -180,7 +180,8 @@ impl Record {
         let rest = self.expires.map_or(self.ttl, |expires| expires.saturating_duration_since(now));
         Some(v1::AgedStatement {
             statement: None,
-            age_ms: age_ms(self.ttl, rest)?,
+            // Whoever gets it takes the age from what the advert says, which a later beat may have made shorter or longer.
+            age_ms: age_ms(self.advert_ttl, rest)?,
             beat: self.beat.as_deref().cloned(),
             issued_ago_ms: millis(self.pace.age(self.issued_at_ms, now)),
         })

@@ -132,7 +132,10 @@ pub(super) struct Record {
     /// The latest of the node's own times that we saw, of the advert or an `Alive`.
     pub(super) issued_at_ms: u64,
     pub(super) pace: Pace,
+    /// How long it is to be believed, by the newest word of the node.
     pub(super) ttl: Duration,
+    /// The same by its advert.
+    pub(super) advert_ttl: Duration,
     pub(super) head: AdvertHead,
     pub(super) signed: Arc<v1::SignedStatement>,
     /// The newest `Alive` of this position.
@@ -272,6 +275,7 @@ impl Register {
                     pace,
                     beat: None,
                     ttl: statement.ttl,
+                    advert_ttl: statement.ttl,
                     head,
                     signed: statement.signed,
                     body,
@@ -461,6 +465,7 @@ impl Register {
             issued_at_ms,
             pace,
             ttl,
+            advert_ttl: ttl,
             head,
             signed,
             beat,

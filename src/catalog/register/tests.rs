@@ -306,6 +306,28 @@ fn a_body_that_the_node_signed_and_nobody_can_read_is_not_asked_for_again() {
 }
 
 #[test]
+fn ages_are_those_of_the_advert_whatever_ttl_a_later_beat_has() {
+    for (of_advert, of_beat) in [(80, 60), (60, 80)] {
+        let ((mut first, node, start), mut second) = (register(), Register::new(PeerId::random()));
+        let ttl = |statement: Statement, seconds| Statement { ttl: Duration::from_secs(seconds), ..statement };
+        first.apply(ttl(advert(node, 1, 1), of_advert), Source::Gossip, start);
+        first.apply(ttl(alive(node, 1, 1, 10_010), of_beat), Source::Gossip, after(start, 10));
+        let (by_beat, end) = (10 + of_beat, of_advert.max(10 + of_beat));
+        let now = after(start, 40);
+        let aged = first.statements_of([node], now).remove(0);
+        let (age, issued_ago) = (Duration::from_millis(aged.age_ms), Duration::from_millis(aged.issued_ago_ms));
+        let source = Source::Sync { age, issued_ago };
+        // The beat may have been heard there long ago, and be no news.
+        let beat = ttl(alive(node, 1, 1, 10_010), of_beat);
+        second.apply_copy(ttl(advert(node, 1, 1), of_advert), (of_beat > of_advert).then_some(beat), source, now);
+        second.expire(after(start, by_beat - 1));
+        assert!(seen(&second, &node).is_some(), "{of_advert} {of_beat}");
+        second.expire(after(start, end + 1));
+        assert!(seen(&second, &node).is_none(), "{of_advert} {of_beat}");
+    }
+}
+
+#[test]
 fn an_alive_of_an_unknown_or_newer_advert_asks_for_a_sync() {
     let (mut register, node, now) = register();
     assert_eq!(register.apply(alive(node, 1, 1, 5), Source::Gossip, now), Outcome::NeedSync);

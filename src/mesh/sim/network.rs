@@ -340,8 +340,7 @@ impl World {
     fn publish(&mut self, place: usize, mut wire: v1::SignedStatement) {
         let statement = self.statement(&wire);
         let ttl_ms = u64::try_from(statement.ttl.as_millis()).expect("short");
-        let now_ms = self.time.ms();
-        self.nodes[place].says(ttl_ms, now_ms);
+        self.nodes[place].ttl_ms = self.nodes[place].ttl_ms.max(ttl_ms);
         if self.nodes[place].is_large && matches!(statement.content, Content::Advert(..)) {
             wire.body.clear();
         }

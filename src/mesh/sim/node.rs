@@ -79,8 +79,9 @@ pub(super) struct Node {
     pub(super) skew_ms: Arc<AtomicI64>,
     /// Its advert is too large for gossip, and its body is fetched.
     pub(super) is_large: bool,
-    /// What it said that others may still believe: until when at the least, and for how long after they last heard it.
-    said: Vec<(u64, u64)>,
+    /// How long others may believe that it lives, after they last heard it: the most that it ever said, since those who did not
+    /// hear what it said later prolong what it said in a larger mesh, or before it was restarted.
+    pub(super) ttl_ms: u64,
     pub(super) up_since_ms: u64,
     pub(super) asked: u64,
     pub(super) clashes: usize,
@@ -104,7 +105,7 @@ impl Node {
             last_epoch: 0,
             skew_ms,
             is_large: rng.random_bool(0.1),
-            said: Vec::new(),
+            ttl_ms: 0,
             up_since_ms: time.ms(),
             asked: 0,
             clashes: 0,
@@ -130,18 +131,6 @@ impl Node {
         self.ends.clear();
         self.state = State::Up;
         self.up_since_ms = time.ms();
-    }
-
-    /// It says something that others may believe for so long.
-    pub(super) fn says(&mut self, ttl_ms: u64, now_ms: u64) {
-        self.said.retain(|(until, _)| *until >= now_ms);
-        self.said.push((now_ms + ttl_ms, ttl_ms));
-    }
-
-    /// How long others may believe that it lives, after they last heard it. Some may not have heard what it said last, and
-    /// believe what it said in a larger mesh, or before it was restarted.
-    pub(super) fn ttl_ms(&self) -> u64 {
-        self.said.iter().map(|(_, ttl)| *ttl).max().unwrap_or_default()
     }
 
     pub(super) fn is_up(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rand::RngExt as _;
 use rand::seq::IteratorRandom as _;
 
-use super::node::{Node, State};
+use super::node::State;
 use super::world::World;
 use crate::capability::PeerId;
 use crate::catalog::register::Position;
@@ -125,7 +125,7 @@ fn no_ghosts(world: &World) -> Result<(), String> {
     let mut until: BTreeMap<PeerId, u64> = BTreeMap::new();
     for node in &world.nodes {
         let end = match node.state {
-            State::Gone(since) => since + node.ttl_ms() + MARGIN_MS,
+            State::Gone(since) => since + node.ttl_ms + MARGIN_MS,
             _ => u64::MAX,
         };
         // A double may have said something later.
@@ -137,7 +137,7 @@ fn no_ghosts(world: &World) -> Result<(), String> {
         let adverts = node.teller.register().adverts();
         if let Some(ghost) = overdue.iter().find(|id| adverts.contains_key(*id)) {
             let gone = world.by_id[ghost].iter().map(|place| &world.nodes[*place]);
-            let gone: Vec<_> = gone.map(|gone| (gone.state, gone.ttl_ms())).collect();
+            let gone: Vec<_> = gone.map(|gone| (gone.state, gone.ttl_ms)).collect();
             let believed = node.teller.register().describe(ghost, world.time.now());
             return Err(format!(
                 "{} (up since {} ms) still lists {ghost} at {now} ms, who was {gone:?}: {believed}",
@@ -166,7 +166,7 @@ pub(super) fn tell(seed: u64, count: usize) -> Result<Report, String> {
     let happened = trouble(&mut world).map_err(told)?;
 
     let began = world.time.ms();
-    let lives = world.nodes.iter().map(Node::ttl_ms).max().unwrap_or_default();
+    let lives = world.nodes.iter().map(|node| node.ttl_ms).max().unwrap_or_default();
     let (mut known_ms, mut agreed_ms) = (None, None);
     loop {
         world.run_until(world.time.ms() + 1000);
