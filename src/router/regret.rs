@@ -4,7 +4,8 @@
 //! request, by itself, leaves the other machine as it is, and all of them together lose more than loading once would
 //! have cost. It is the question whether to rent skis or to buy them while nobody knows how long the snow will stay, and the
 //! answer is the usual one (Karlin et al., *Competitive Snoopy Caching*, Algorithmica 1988): buy when the rent
-//! that was paid comes to the price. Then no more than twice the time is lost that somebody who knows the future would lose.
+//! that was paid comes to the price. While nothing is forgotten, no more than twice the time is lost that somebody who knows the
+//! future would lose.
 //!
 //! What is lost with a request is the time by which the other machine would have been sooner with its weights loaded. The sum is
 //! forgotten again, since weights do not stay in memory for ever: only a load that lasts is worth loading for.
@@ -33,13 +34,10 @@ impl Regret {
     /// A request goes to the first of these candidates.
     pub(super) fn choose(&mut self, candidates: &[Candidate], now: Instant) {
         let Some(chosen) = candidates.first() else { return };
-        let lost = if chosen.parts.load_ms > 0.0 {
-            // It loads them.
-            None
-        } else {
-            Some(self.seconds(now) + lost_with(chosen, candidates))
-        };
-        *self = Self { lost: lost.unwrap_or_default(), at: Some(now) };
+        let is_loaded = chosen.parts.load_ms <= 0.0;
+        // Where it is loaded for this request, that settles it.
+        let lost = if is_loaded { self.seconds(now) + lost_with(chosen, candidates) } else { 0.0 };
+        *self = Self { lost, at: Some(now) };
     }
 }
 
