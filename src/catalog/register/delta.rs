@@ -54,56 +54,63 @@ impl Register {
     }
 
     fn passed_on(&self) -> impl Iterator<Item = v1::Position> + '_ {
-        let live = self.nodes.iter().map(|(node, record)| to_wire(node, record.position, record.issued_at_ms));
-        let left = self.graves.iter().filter(|(_, grave)| grave.tombstone.is_some());
-        live.chain(left.map(|(node, grave)| to_wire(node, grave.position, 0)))
+        let live = self.nodes.values().map(|record| to_wire(&record.name, record.position, record.issued_at_ms));
+        let left = self.graves.values().filter(|grave| grave.tombstone.is_some());
+        live.chain(left.map(|grave| to_wire(&grave.name, grave.position, 0)))
     }
 
     /// Compares with another register's digest: what it lacks, and what it knows better. Positions without a
     /// valid node are skipped.
     #[must_use]
     pub fn delta(&self, digest: &[v1::Position], now: Instant) -> Delta {
-        let theirs: BTreeMap<PeerId, (Position, u64)> = digest
-            .iter()
-            .take(MAX_POSITIONS)
-            .filter_map(|p| {
-                let position = Position { epoch: p.epoch, seq: p.seq };
-                Some((PeerId::from_bytes(&p.node).ok()?, (position, p.issued_at_ms)))
-            })
-            .collect();
-        let lacks = |node: &PeerId, position: Position| theirs.get(node).is_none_or(|(known, _)| *known < position);
-        let mut page = Page::default();
+        let positions = digest.iter().take(MAX_POSITIONS);
+        let mut theirs: BTreeMap<&[u8], (Position, u64)> =
+            positions.map(|p| (&p.node[..], (Position { epoch: p.epoch, seq: p.seq }, p.issued_at_ms))).collect();
+        let (mut page, mut beyond, mut wanted) = (Page::default(), Vec::new(), Vec::new());
+        let mut compare = |node: &PeerId, position, issued| {
+            if self.wants(node, position, issued, now) {
+                wanted.push((*node, position));
+            }
+        };
         for (node, record) in &self.nodes {
-            if lacks(node, record.position) {
+            let Some((known, issued)) = theirs.remove(&record.name[..]) else {
                 page.push(record.passed_on(now));
-            } else if theirs.get(node).is_some_and(|(known, issued)| {
-                *known == record.position && *issued > 0 && is_much_later(record.issued_at_ms, *issued, record.ttl)
-            }) {
+                continue;
+            };
+            if known < record.position {
+                page.push(record.passed_on(now));
+            } else if known == record.position && issued > 0 && is_much_later(record.issued_at_ms, issued, record.ttl) {
                 page.push(record.beat_passed_on(now));
             }
+            compare(node, known, issued);
         }
-        let left = self.graves.iter().filter(|(node, grave)| lacks(node, grave.position));
-        for (_, grave) in left {
-            page.push(grave.passed_on(now));
+        for (node, grave) in &self.graves {
+            let Some((known, issued)) = theirs.remove(&grave.name[..]) else {
+                page.push(grave.passed_on(now));
+                continue;
+            };
+            if known < grave.position {
+                page.push(grave.passed_on(now));
+            }
+            // To the other it lives, at the very position of its `Leave`, or at one where later words of it are known
+            // here: that is another process with the node's identity.
+            let is_double = known == grave.position && issued > 0 && (grave.left || issued < grave.issued_at_ms);
+            if (grave.tombstone.is_none() && known < grave.position) || is_double {
+                beyond.push(to_wire(&grave.name, grave.position, 0));
+            }
+            compare(node, known, issued);
         }
-        let gone = self.graves.iter().filter(|(node, grave)| {
-            theirs.get(node).is_some_and(|(known, issued)| {
-                // To the other it lives, at the very position of its `Leave`, or at one where later words of it are known
-                // here: that is another process with the node's identity.
-                let is_double = *known == grave.position && *issued > 0 && (grave.left || *issued < grave.issued_at_ms);
-                (grave.tombstone.is_none() && *known < grave.position) || is_double
-            })
-        });
-        let beyond = gone.map(|(node, grave)| to_wire(node, grave.position, 0)).collect();
-        let (own, others): (Vec<_>, Vec<_>) = theirs
-            .into_iter()
-            .filter(|(node, (position, issued))| self.wants(node, *position, *issued, now))
-            .partition(|(n, _)| *n == self.own);
+        for (name, (known, issued)) in theirs {
+            if let Ok(node) = PeerId::from_bytes(name) {
+                compare(&node, known, issued);
+            }
+        }
+        let (own, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(node, _)| *node == self.own);
         Delta {
             statements: page.statements,
             want: others.into_iter().map(|(node, _)| node).collect(),
             more: page.full,
-            own_ahead: own.first().map(|(_, (position, _))| *position),
+            own_ahead: own.first().map(|(_, position)| *position),
             beyond,
         }
     }
@@ -157,8 +164,8 @@ fn is_much_later(issued_at_ms: u64, than_ms: u64, ttl: Duration) -> bool {
     issued_at_ms > than_ms.saturating_add(beat_ms)
 }
 
-fn to_wire(node: &PeerId, position: Position, issued_at_ms: u64) -> v1::Position {
-    v1::Position { node: node.to_bytes().into(), epoch: position.epoch, seq: position.seq, issued_at_ms }
+fn to_wire(name: &Bytes, position: Position, issued_at_ms: u64) -> v1::Position {
+    v1::Position { node: name.clone(), epoch: position.epoch, seq: position.seq, issued_at_ms }
 }
 
 impl Record {

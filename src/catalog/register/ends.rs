@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::grave::{Grave, Tombstone};
 use super::pace::Pace;
-use super::state::{Expired, Outcome, Register, Source};
+use super::state::{Expired, Outcome, Register, Source, name_of};
 use super::statement::Statement;
 use crate::capability::PeerId;
 
@@ -70,6 +70,7 @@ impl Register {
     pub(super) fn bury_silently(&mut self, node: PeerId, now: Instant) {
         if let Some(record) = self.nodes.remove(&node) {
             let grave = Grave {
+                name: record.name,
                 position: record.position,
                 issued_at_ms: record.issued_at_ms,
                 pace: record.pace,
@@ -88,6 +89,7 @@ impl Register {
         self.nodes.remove(&leave.node);
         self.hide(&leave.node);
         let grave = Grave {
+            name: name_of(&leave.node),
             position: leave.position,
             issued_at_ms: leave.issued_at_ms,
             pace: Pace::default(),

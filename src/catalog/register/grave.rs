@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::pace::Pace;
 use super::statement::Position;
 use crate::wire::v1;
@@ -10,6 +12,7 @@ use crate::wire::v1;
 /// A node that is gone.
 #[derive(Debug)]
 pub(super) struct Grave {
+    pub(super) name: Bytes,
     pub(super) position: Position,
     pub(super) issued_at_ms: u64,
     pub(super) pace: Pace,

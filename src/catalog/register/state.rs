@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::grave::Grave;
 use super::pace::Pace;
 use super::statement::{AdvertHead, Body, BodyHash, Content, Position, Statement};
@@ -125,9 +127,16 @@ impl std::fmt::Debug for Guard {
     }
 }
 
+/// A node as messages name it: a digest of hundreds of nodes is made and read many times a minute, so nobody should
+/// encode and decode each of them every time.
+pub(super) fn name_of(node: &PeerId) -> Bytes {
+    node.to_bytes().into()
+}
+
 /// A live node.
 #[derive(Debug)]
 pub(super) struct Record {
+    pub(super) name: Bytes,
     pub(super) position: Position,
     /// The latest of the node's own times that we saw, of the advert or an `Alive`.
     pub(super) issued_at_ms: u64,
@@ -270,6 +279,7 @@ impl Register {
                 self.graves.remove(&self.own);
                 let body = body.map_or(BodyState::Missing, BodyState::Here);
                 let record = Record {
+                    name: name_of(&self.own),
                     position: statement.position,
                     issued_at_ms: statement.issued_at_ms,
                     pace,
@@ -461,6 +471,7 @@ impl Register {
         let older_until = previous.and_then(|record| record.older_until.or(record.expires));
         let here = body.is_some();
         let record = Record {
+            name: name_of(&node),
             position,
             issued_at_ms,
             pace,
