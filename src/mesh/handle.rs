@@ -14,7 +14,7 @@ use super::identity::Identity;
 use super::member::Closed;
 use super::pair::Joins;
 use super::situation::Situation;
-use super::streams::{Control, OpenError, Prefer};
+use super::streams::{Control, OpenError, Prefer, Stream};
 use super::view::{MeshView, PathClass};
 use crate::capability::{Call, Capability, ErrorClass, Failure, FrameStream, PeerId};
 use crate::catalog::Adverts;
@@ -149,26 +149,37 @@ impl Handle {
     /// network, 5 s beyond.
     pub async fn call(&self, node: PeerId, call: Call) -> Result<FrameStream, Failure> {
         let advert = self.adverts.borrow().get(&node).cloned();
-        let addresses = advert.as_deref().map(of_advert).unwrap_or_default();
+        let addresses = || advert.as_deref().map(of_advert).unwrap_or_default();
         let path = self.view.borrow().peers.get(&node).map(|peer| peer.path);
-        let name = advert.as_ref().map_or_else(|| node.to_base58(), |advert| format!("{} ({node})", advert.name));
+        let name = || advert.as_ref().map_or_else(|| node.to_base58(), |advert| format!("{} ({node})", advert.name));
         if path.is_none() && advert.is_none() {
-            let why = format!("node {name} is not in the mesh any more");
+            let why = format!("node {} is not in the mesh any more", name());
             return Err(Failure::new(ErrorClass::Unavailable, why));
         }
         let near = |path| path <= PathClass::Lan;
         let is_near =
-            path.map_or_else(|| addresses.iter().all(|address| near(path_class(address, &Default::default()))), near);
+            path.map_or_else(|| addresses().iter().all(|address| near(path_class(address, &Default::default()))), near);
         let limit = if is_near { NEAR } else { FAR }.min(call.deadline);
         let started = tokio::time::Instant::now();
         let control = Control::clone(&self.shared.control.load());
-        let stream =
-            control.open(node, addresses, Prefer::Direct, limit).await.map_err(|error| unreachable(&name, &error))?;
-        let accept = limit.saturating_sub(started.elapsed()).max(MIN_ACCEPT);
-        let limits = call::Limits { accept, ..call::Limits::default() };
-        let call = Call { deadline: call.deadline.saturating_sub(started.elapsed()), ..call };
-        // Boxed because it is large, and every caller would carry it.
-        Box::pin(call::call(stream, node, call, limits)).await
+        let left = || limit.saturating_sub(started.elapsed());
+        let make = async |stream: Result<Stream, OpenError>| {
+            let stream = stream.map_err(|error| unreachable(&name(), &error))?;
+            let limits = call::Limits { accept: left().max(MIN_ACCEPT), ..call::Limits::default() };
+            let call = Call { deadline: call.deadline.saturating_sub(started.elapsed()), ..call.clone() };
+            // Boxed because it is large, and every caller would carry it.
+            Box::pin(call::call(stream, node, &call, limits, Stream::keep)).await
+        };
+        let stream = control.open(node, addresses, Prefer::Direct, limit).await;
+        let is_kept = stream.as_ref().is_ok_and(Stream::is_kept);
+        let called = match make(stream).await {
+            // Nothing was done: the other side had given the stream up.
+            Err(unanswered) if unanswered.unheard && is_kept => {
+                make(control.open_new(node, addresses, Prefer::Direct, left()).await).await
+            }
+            called => called,
+        };
+        called.map_err(|unanswered| unanswered.failure)
     }
 
     /// Connects to one more seed, and returns the node that answers there. A seed that does not answer is kept

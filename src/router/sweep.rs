@@ -4,12 +4,12 @@
 
 use std::cmp::Reverse;
 
-use super::choice::{Choice, NodeStanding};
+use super::choice::{Choice, NodeStanding, World};
 use super::decision::{MAX_CANDIDATES, MAX_REJECTED};
 use super::facts::{Fact, Facts};
 use super::subset::Subset;
 use crate::capability::Capability;
-use crate::catalog::EntryId;
+use crate::catalog::{Entry, EntryId};
 
 /// What becomes of the entries of a group that can do it.
 pub(super) enum Fate {
@@ -81,6 +81,17 @@ impl Part<'_> {
     }
 }
 
+/// An entry and its node, if it is one that the caller wants.
+fn on_wanted_node<'a>(
+    world: &'a World<'_>,
+    facts: &'a Facts,
+    nodes: &'a [Option<NodeStanding<'a>>],
+    id: EntryId,
+) -> Option<(&'a Entry, &'a Fact, &'a NodeStanding<'a>)> {
+    let (fact, entry) = facts.at(id.0).zip(world.snapshot.entry(id))?;
+    Some((entry, fact, nodes.get(fact.node as usize)?.as_ref()?))
+}
+
 impl Choice<'_> {
     /// Counts, scores and rejects the entries of all groups.
     pub(super) fn sweep(
@@ -149,9 +160,7 @@ impl Choice<'_> {
             return;
         }
         part.each(picks, |id, near| {
-            let entry = facts.at(id.0).zip(self.world.snapshot.entry(id));
-            let Some((fact, entry)) = entry else { return true };
-            let Some(Some(node)) = nodes.get(fact.node as usize) else { return true };
+            let Some((entry, fact, node)) = on_wanted_node(self.world, facts, nodes, id) else { return true };
             if !(node.any_cooling && self.reject_cooling(entry, node.signals)) {
                 self.candidates_total += 1;
                 if let Some(tier) = tier {
@@ -174,9 +183,7 @@ impl Choice<'_> {
         let all_wanted = self.nodes.is_none();
         let before = self.rejected_total;
         part.each(picks, |id, _| {
-            let entry = facts.at(id.0).zip(self.world.snapshot.entry(id));
-            let wanted = entry.filter(|(fact, _)| matches!(nodes.get(fact.node as usize), Some(Some(_))));
-            if let Some((_, entry)) = wanted {
+            if let Some((entry, ..)) = on_wanted_node(self.world, facts, nodes, id) {
                 let reason = (self.rejected.len() < MAX_REJECTED).then(|| reason(self, &entry.capability));
                 self.reject(entry, || reason.unwrap_or_default());
             }

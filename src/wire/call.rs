@@ -35,6 +35,7 @@ pub fn call_to_wire(call: &Call) -> v1::CallRequest {
         stream: call.stream,
         deadline_ms: millis(call.deadline),
         headers: call.headers.clone().into_iter().collect(),
+        keep: false,
     }
 }
 
@@ -70,7 +71,7 @@ pub fn call_from_wire(wire: v1::CallRequest) -> Result<Call, FrameError> {
 pub fn frame_to_wire(frame: Frame) -> v1::Frame {
     use v1::frame::Body;
     let body = match frame {
-        Frame::Accepted(load) => Body::Accepted(v1::Accepted { load: Some(load_to_wire(load)) }),
+        Frame::Accepted(load) => Body::Accepted(v1::Accepted { load: Some(load_to_wire(load)), keep: false }),
         Frame::Rejected(rejection) => Body::Rejected(v1::Rejected {
             reason: rejection.reason,
             retry_after_ms: rejection.retry_after.map_or(0, millis),

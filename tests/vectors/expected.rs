@@ -112,10 +112,12 @@ pub fn calls() -> Vec<(&'static str, v1::CallRequest)> {
             "traceparent".to_owned(),
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         )]),
+        keep: false,
     };
+    let keep = v1::CallRequest { keep: true, ..full.clone() };
     let least =
         v1::CallRequest { id: "1".into(), capability: "c".into(), operation: "embed".into(), ..Default::default() };
-    vec![("call", full), ("call-least", least)]
+    vec![("call", full), ("call-least", least), ("call-keep", keep)]
 }
 
 /// One of every frame, and of every phase and class of error.
@@ -143,7 +145,8 @@ pub fn frames() -> Vec<(&'static str, v1::Frame)> {
     let usage = v1::Usage { prompt_tokens: 7, completion_tokens: 12, cached_tokens: None };
     let cached = v1::Usage { cached_tokens: Some(5), ..usage };
     let bodies = vec![
-        ("frame-accepted", Body::Accepted(v1::Accepted { load: load() })),
+        ("frame-accepted", Body::Accepted(v1::Accepted { load: load(), keep: false })),
+        ("frame-accepted-keep", Body::Accepted(v1::Accepted { load: load(), keep: true })),
         ("frame-rejected", Body::Rejected(v1::Rejected { reason: "full".into(), retry_after_ms: 1500, load: load() })),
         ("frame-progress-queued", progress(Phase::Queued, 3)),
         ("frame-progress-loading", progress(Phase::Loading, 0)),

@@ -43,18 +43,41 @@ impl Default for Limits {
     }
 }
 
-/// Makes a call on a fresh stream to `node`, and returns once the callee has admitted or rejected it. The frames
-/// begin with `Accepted`, or are one `Rejected`. Dropping them ends the stream, and so the work.
+/// Why a call was not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// What the caller is told.
+    pub failure: Failure,
+    /// The stream was lost before the callee said anything. One that was kept from an earlier call may have been given
+    /// up by the callee, and the call is worth a new stream.
+    pub unheard: bool,
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self { failure, unheard: false }
+    }
+}
+
+/// Makes a call on a stream to `node`, and returns once the callee has admitted or rejected it. The frames
+/// begin with `Accepted`, or are one `Rejected`. Dropping them ends the stream, and so the work. When they have ended well and the
+/// callee takes another call on the stream, `keep` gets it.
 ///
 /// # Errors
 ///
 /// When the request cannot be sent, the first frame does not come in time, or it is an error.
-pub async fn call<S>(stream: S, node: PeerId, call: Call, limits: Limits) -> Result<FrameStream, Failure>
+pub async fn call<S>(
+    stream: S,
+    node: PeerId,
+    call: &Call,
+    limits: Limits,
+    keep: impl FnOnce(S) + Send + Unpin + 'static,
+) -> Result<FrameStream, Unanswered>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let deadline = Instant::now() + call.deadline.min(DEADLINE_MAX);
-    let (head, payload) = request_parts(&call).map_err(|RequestTooLarge| Failure {
+    let (head, payload) = request_parts(call).map_err(|RequestTooLarge| Failure {
         status: 413,
         ..Failure::new(
             ErrorClass::Request,
@@ -63,7 +86,7 @@ where
     })?;
     let (read, mut write) = tokio::io::split(stream.compat());
     let mut frames = FramedRead::new(read, FrameDecoder::new());
-    let first = {
+    let (first, kept) = {
         let sent = send(&mut write, head, payload, limits.write);
         tokio::pin!(sent);
         // A callee that does not want the request says so before it has read all of it.
@@ -72,14 +95,14 @@ where
             sent = tokio::time::timeout_at(deadline, &mut sent) => match sent {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => match tokio::time::timeout(LAST_WORD, first_frame(&mut frames, node)).await {
-                    Ok(Ok(word @ (Frame::Rejected(_) | Frame::Error(_)))) => Some(word),
-                    _ => return Err(lost(node, &error)),
+                    Ok(Ok(word @ (Frame::Rejected(_) | Frame::Error(_), _))) => Some(word),
+                    _ => return Err(Unanswered { failure: lost(node, &error), unheard: true }),
                 },
-                Err(_) => return Err(late(node)),
+                Err(_) => return Err(late(node).into()),
             },
             early = first_frame(&mut frames, node) => match early? {
                 // It read enough to know.
-                Frame::Accepted(_) => return Err(out_of_order(node, false)),
+                (Frame::Accepted(_), _) => return Err(out_of_order(node, false).into()),
                 word => Some(word),
             },
         };
@@ -89,21 +112,20 @@ where
                 let accept = (Instant::now() + limits.accept).min(deadline);
                 match tokio::time::timeout_at(accept, first_frame(&mut frames, node)).await {
                     Ok(first) => first?,
-                    Err(_) if accept == deadline => return Err(late(node)),
+                    Err(_) if accept == deadline => return Err(late(node).into()),
                     Err(_) => {
-                        return Err(Failure::new(
-                            ErrorClass::Unavailable,
-                            format!("node {node} took the request and said nothing for {:?}", limits.accept),
-                        ));
+                        let why = format!("node {node} took the request and said nothing for {:?}", limits.accept);
+                        return Err(Failure::new(ErrorClass::Unavailable, why).into());
                     }
                 }
             }
         }
     };
     match first {
-        Frame::Error(failure) => Err(failure),
+        Frame::Error(failure) => Err(failure.into()),
         first => Ok(Box::pin(Answer {
-            io: matches!(first, Frame::Accepted(_)).then_some(Io { frames, _write: write }),
+            io: matches!(first, Frame::Accepted(_)).then_some(Io { frames, write }),
+            keep: kept.then_some(keep),
             node,
             first: Some(first),
             joined: None,
@@ -136,33 +158,39 @@ where
 
 type Frames<S> = FramedRead<ReadHalf<Compat<S>>, FrameDecoder>;
 
-/// The first frame that this version knows. It must be one that may be first.
+/// The first frame that this version knows, and whether the callee keeps the stream. It must be one that may be first.
 async fn first_frame<S: AsyncRead + AsyncWrite + Unpin>(
     frames: &mut Frames<S>,
     node: PeerId,
-) -> Result<Frame, Failure> {
+) -> Result<(Frame, bool), Unanswered> {
     loop {
         let wire = match frames.next().await {
             Some(Ok(wire)) => wire,
-            Some(Err(error)) => return Err(lost(node, &error)),
+            Some(Err(error)) => {
+                let unheard = error.kind() != io::ErrorKind::InvalidData && frames.read_buffer().is_empty();
+                return Err(Unanswered { failure: lost(node, &error), unheard });
+            }
             None => {
                 let message = format!("node {node} ended the call before it answered: does it speak this version?");
-                return Err(Failure::new(ErrorClass::Unavailable, message));
+                return Err(Unanswered { failure: Failure::new(ErrorClass::Unavailable, message), unheard: true });
             }
         };
+        let keeps = matches!(&wire.body, Some(v1::frame::Body::Accepted(accepted)) if accepted.keep);
         match wire::frame_from_wire(wire) {
-            Ok(Some(frame @ (Frame::Accepted(_) | Frame::Rejected(_) | Frame::Error(_)))) => return Ok(frame),
+            Ok(Some(frame @ (Frame::Accepted(_) | Frame::Rejected(_) | Frame::Error(_)))) => return Ok((frame, keeps)),
             Ok(None) => {}
-            Ok(Some(_)) => return Err(out_of_order(node, false)),
-            Err(error) => return Err(malformed(node, false, &error)),
+            Ok(Some(_)) => return Err(out_of_order(node, false).into()),
+            Err(error) => return Err(malformed(node, false, &error).into()),
         }
     }
 }
 
 /// The frames of an admitted call, or the one rejection.
-struct Answer<S> {
+struct Answer<S, K> {
     /// `None` when the answer is complete: the stream is let go at once.
     io: Option<Io<S>>,
+    /// What takes the stream then, if the callee keeps it too.
+    keep: Option<K>,
     node: PeerId,
     first: Option<Frame>,
     /// The pieces of an event that was cut, so far.
@@ -178,10 +206,19 @@ struct Answer<S> {
 struct Io<S> {
     frames: Frames<S>,
     /// Open until the end, so that the callee sees us leave.
-    _write: WriteHalf<Compat<S>>,
+    write: WriteHalf<Compat<S>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: FnOnce(S)> Answer<S, K> {
+    /// Lets the stream go, for another call where that is possible.
+    fn complete(&mut self) {
+        let (Some(io), Some(keep)) = (self.io.take(), self.keep.take()) else { return };
+        // After its last frame a callee has nothing to say.
+        if io.frames.read_buffer().is_empty() {
+            keep(io.frames.into_inner().unsplit(io.write).into_inner());
+        }
+    }
+
     fn end(&mut self, failure: Failure) -> Poll<Option<Frame>> {
         self.io = None;
         Poll::Ready(Some(Frame::Error(failure)))
@@ -241,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
 /// An event was cut into pieces of more than [`JOINED_BYTES`].
 struct EventTooLarge;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Answer<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: FnOnce(S) + Unpin> Stream for Answer<S, K> {
     type Item = Frame;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
@@ -255,8 +292,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Answer<S> {
                 Poll::Ready(Some(Ok(wire))) => {
                     this.waiting_since = None;
                     let Some(frame) = this.on_message(wire) else { continue };
-                    if matches!(frame, Frame::End { .. } | Frame::Error(_)) {
-                        this.io = None;
+                    match frame {
+                        Frame::End { .. } => this.complete(),
+                        Frame::Error(_) => this.io = None,
+                        _ => {}
                     }
                     return Poll::Ready(Some(frame));
                 }

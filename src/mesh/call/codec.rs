@@ -54,9 +54,15 @@ pub(super) struct FrameWriter {
     /// Whether the answer is a stream of server-sent events, which the reader must get whole.
     events: bool,
     rest: Bytes,
+    /// Whether the reader is told that the stream takes another request.
+    keeps: bool,
 }
 
 impl FrameWriter {
+    pub(super) fn new(keeps: bool) -> Self {
+        Self { keeps, ..Self::default() }
+    }
+
     /// Appends the frame, or the first piece of it; the others come with [`Self::piece`].
     pub(super) fn frame(&mut self, frame: Frame, out: &mut BytesMut) {
         match frame {
@@ -67,7 +73,13 @@ impl FrameWriter {
                 self.rest = data;
                 self.cut(content_type.unwrap_or_default(), out);
             }
-            other => append(&fitting(other), out),
+            other => {
+                let mut wire = fitting(other);
+                if let Some(v1::frame::Body::Accepted(accepted)) = &mut wire.body {
+                    accepted.keep = self.keeps;
+                }
+                append(&wire, out);
+            }
         }
     }
 
@@ -125,7 +137,7 @@ fn append(frame: &v1::Frame, out: &mut BytesMut) {
 
 /// A request as two parts to be written one after the other, so that the payload need not be copied.
 pub(super) fn request_parts(call: &Call) -> Result<(Bytes, Bytes), RequestTooLarge> {
-    let head = v1::CallRequest { payload: Bytes::new(), ..wire::call_to_wire(call) };
+    let head = v1::CallRequest { payload: Bytes::new(), keep: true, ..wire::call_to_wire(call) };
     let payload = call.payload.clone();
     let mut tail = BytesMut::new();
     if !payload.is_empty() {

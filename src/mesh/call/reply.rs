@@ -26,12 +26,17 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// Takes a stream whose call has ended well, for the next one; gives it back if it does not.
+pub(super) type Next = Box<dyn FnOnce(Box<dyn Duplex>) -> Option<Box<dyn Duplex>> + Send>;
+
 /// Where the frames of a call go. Dropping it ends the stream, and the caller fails the call.
 pub struct Reply {
     io: Box<dyn Duplex>,
     write_timeout: Duration,
     /// Room among the calls and the request bytes, held until the reply is through.
     place: Place,
+    /// Who takes the next call on the stream, where it is kept.
+    next: Option<Next>,
 }
 
 impl fmt::Debug for Reply {
@@ -53,17 +58,30 @@ pub enum Sent {
 
 impl Reply {
     pub(super) fn new(io: Box<dyn Duplex>, write_timeout: Duration, place: Place) -> Self {
-        Self { io, write_timeout, place }
+        Self { io, write_timeout, place, next: None }
+    }
+
+    /// Keeps the stream for the caller's next call once this one is answered.
+    pub(super) fn then(self, next: Next) -> Self {
+        Self { next: Some(next), ..self }
     }
 
     /// Sends the frames as they come, up to the first `End`, `Error` or `Rejected`; one is added when the frames
     /// stop without. When the caller leaves, or takes nothing for too long, the frames are dropped at once.
     pub async fn send_all(self, frames: FrameStream) -> Sent {
-        let Self { mut io, write_timeout, place } = self;
-        let sent = Pump::new(&mut *io, frames, write_timeout).await;
-        drop(place);
+        let Self { mut io, write_timeout, place, next } = self;
+        let mut pump = Pump::new(&mut *io, frames, write_timeout, next.is_some());
+        let sent = (&mut pump).await;
+        let next = next.filter(|_| pump.answered);
+        drop((pump, place));
         if sent == Sent::Complete {
-            close(io).await;
+            let unkept = match next {
+                Some(next) => next(io),
+                None => Some(io),
+            };
+            if let Some(io) = unkept {
+                close(io).await;
+            }
         }
         sent
     }
@@ -75,7 +93,7 @@ impl Reply {
 }
 
 /// Closes our half and waits for the caller to close its own.
-async fn close(mut io: Box<dyn Duplex>) {
+pub(super) async fn close(mut io: Box<dyn Duplex>) {
     let closed = async {
         io.close().await?;
         let mut scratch = [0; 4096];
@@ -100,6 +118,8 @@ struct Pump<'a> {
     out: BytesMut,
     flushed: bool,
     ended: bool,
+    /// Whether it ended with `End`.
+    answered: bool,
     stray: usize,
     write_timeout: Duration,
     /// Runs while the caller takes nothing.
@@ -107,14 +127,15 @@ struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    fn new(io: &'a mut dyn Duplex, frames: FrameStream, write_timeout: Duration) -> Self {
+    fn new(io: &'a mut dyn Duplex, frames: FrameStream, write_timeout: Duration, keeps: bool) -> Self {
         Self {
             io,
             frames,
-            writer: FrameWriter::default(),
+            writer: FrameWriter::new(keeps),
             out: BytesMut::new(),
             flushed: true,
             ended: false,
+            answered: false,
             stray: 0,
             write_timeout,
             stall: None,
@@ -153,7 +174,8 @@ impl<'a> Pump<'a> {
                 }
                 Poll::Pending => return,
             };
-            self.ended = matches!(frame, Frame::End { .. } | Frame::Error(_) | Frame::Rejected(_));
+            self.answered = matches!(frame, Frame::End { .. });
+            self.ended = self.answered || matches!(frame, Frame::Error(_) | Frame::Rejected(_));
             self.writer.frame(frame, &mut self.out);
         }
     }
@@ -183,7 +205,8 @@ impl Future for Pump<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Sent> {
         let this = self.get_mut();
         for _ in 0..TURNS {
-            if this.caller_left(cx) {
+            // After its last frame, what comes is the caller's next request.
+            if !this.ended && this.caller_left(cx) {
                 return Poll::Ready(Sent::CallerLeft);
             }
             this.gather(cx);

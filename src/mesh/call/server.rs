@@ -1,6 +1,7 @@
 //! The callee's side: streams become calls.
 
 use std::io;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,12 +9,13 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, Stream, StreamExt as _};
 use libp2p::PeerId;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::codec::REQUEST_BYTES;
-use super::reply::{Duplex, Reply};
+use super::reply::{Duplex, Reply, close};
 use super::room::{Place, Room};
 use crate::capability::{Call, ErrorClass, Failure, Frame, Rejection};
 use crate::wire::{self, FrameError, v1};
@@ -25,6 +27,8 @@ const PROGRESS_BYTES: usize = 1024 * 1024;
 const FIRST_ALLOCATION: usize = 64 * 1024;
 /// When a caller that found no room should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a stream waits for the next call. Callers let go sooner, so that hardly any request meets a closed stream.
+const REST: Duration = Duration::from_secs(30);
 /// How long a call waits to be taken by whoever runs it.
 const HANDOVER: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ pub struct ServerLimits {
     pub calls: usize,
     /// Refusals at once, beyond which a stream is just dropped.
     pub refusals: usize,
+    /// Streams at once that wait for their caller's next call; beyond it a stream ends with its call.
+    pub waiting: usize,
     /// Bytes of all requests at once.
     pub request_bytes: usize,
     /// Without a MiB of progress while a request is read.
@@ -50,6 +56,7 @@ impl Default for ServerLimits {
         Self {
             calls: 256,
             refusals: 64,
+            waiting: 256,
             request_bytes: 256 * 1024 * 1024,
             request: Duration::from_secs(10),
             write: Duration::from_secs(30),
@@ -69,55 +76,178 @@ pub struct InboundCall {
 }
 
 /// Turns streams into calls until the streams end or nobody takes the calls any more; then the requests
-/// that are still being read are dropped. Replies go on without it.
+/// that are still being read are dropped, and the streams that wait for their next call. Replies go on without it.
 /// `may_call` says why a node may not.
 pub async fn serve<S>(
     streams: impl Stream<Item = (PeerId, S)>,
-    may_call: impl Fn(&PeerId) -> Result<(), String>,
+    may_call: impl Fn(&PeerId) -> Result<(), String> + Send + Sync + 'static,
     calls: mpsc::Sender<InboundCall>,
     limits: ServerLimits,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let room = Room::new(limits.calls, limits.refusals, limits.request_bytes);
+    let stopped = CancellationToken::new();
+    let _stops = stopped.clone().drop_guard();
+    let server = Arc::new(Server {
+        room: Room::new(limits.calls, limits.refusals, limits.request_bytes),
+        may_call: Box::new(may_call),
+        calls,
+        limits,
+        waiting: Arc::new(Semaphore::new(limits.waiting)),
+        stopped,
+    });
     let mut tasks = JoinSet::new();
     let streams = std::pin::pin!(streams);
     let mut streams = streams.fuse();
     loop {
         tokio::select! {
             biased;
-            () = calls.closed() => return,
+            () = server.calls.closed() => return,
             // Without this the results of finished tasks would pile up.
             Some(_) = tasks.join_next() => {}
             stream = streams.next() => {
                 let Some((from, stream)) = stream else { return };
-                let io: Box<dyn Duplex> = Box::new(stream);
-                if let Err(why) = may_call(&from) {
-                    tracing::debug!(%from, %why, "did not take a call");
-                    if let Some(place) = room.refusal() {
-                        let failure = Failure { status: 403, ..Failure::new(ErrorClass::Request, why) };
-                        let reply = Reply::new(io, HANDOVER, place);
-                        tasks.spawn(async move {
-                            // Whether it heard is its own affair.
-                            let _ = reply.send_last(Frame::Error(failure)).await;
-                        });
-                    }
-                } else if let Some(place) = room.call(from) {
-                    tasks.spawn(admit(from, io, place, calls.clone(), limits));
-                } else if let Some(place) = room.refusal() {
-                    let reply = Reply::new(io, HANDOVER, place);
-                    tasks.spawn(refuse(reply, "this node serves as many calls as it can"));
-                } else {
-                    tracing::debug!(%from, "too many calls even to refuse them all");
+                if let Some(turn) = server.turn(&from) {
+                    tasks.spawn(Arc::clone(&server).take(from, Box::new(stream), turn, None));
                 }
             }
         }
     }
 }
 
-async fn refuse(reply: Reply, reason: &'static str) {
-    let rejection = Rejection { reason: reason.to_owned(), retry_after: Some(RETRY_AFTER), load: None };
-    reply.send_last(Frame::Rejected(rejection)).await;
+type MayCall = dyn Fn(&PeerId) -> Result<(), String> + Send + Sync;
+
+/// What all streams have in common.
+struct Server {
+    room: Room,
+    may_call: Box<MayCall>,
+    calls: mpsc::Sender<InboundCall>,
+    limits: ServerLimits,
+    /// Places for streams that wait for their next call.
+    waiting: Arc<Semaphore>,
+    /// Set when no calls are taken any more.
+    stopped: CancellationToken,
+}
+
+/// What a caller gets.
+enum Turn {
+    Call(Place),
+    No(Place, Frame),
+}
+
+impl Server {
+    /// What this caller gets now; `None` when there is no room even to tell it.
+    fn turn(&self, from: &PeerId) -> Option<Turn> {
+        let no = match (self.may_call)(from) {
+            Err(why) => {
+                tracing::debug!(%from, %why, "did not take a call");
+                Frame::Error(Failure { status: 403, ..Failure::new(ErrorClass::Request, why) })
+            }
+            Ok(()) => match self.room.call(*from) {
+                Some(place) => return Some(Turn::Call(place)),
+                None => rejected("this node serves as many calls as it can"),
+            },
+        };
+        let place = self.room.refusal();
+        if place.is_none() {
+            tracing::debug!(%from, "too many calls even to refuse them all");
+        }
+        place.map(|place| Turn::No(place, no))
+    }
+
+    /// Takes the call that comes on a stream, or refuses it. Of a stream that was kept, the length of the request has
+    /// been read.
+    async fn take(self: Arc<Self>, from: PeerId, io: Box<dyn Duplex>, turn: Turn, len: Option<[u8; 4]>) {
+        match turn {
+            Turn::Call(place) => self.admit(from, io, place, len).await,
+            Turn::No(place, frame) => {
+                // Whether it heard is its own affair.
+                let _ = Reply::new(io, HANDOVER, place).send_last(frame).await;
+            }
+        }
+    }
+
+    async fn admit(self: Arc<Self>, from: PeerId, mut io: Box<dyn Duplex>, mut place: Place, len: Option<[u8; 4]>) {
+        let limits = self.limits;
+        let read = read_request(&mut *io, &mut place, len, limits.request).await;
+        let error = match read {
+            Ok((call, keep)) => {
+                let reply = Reply::new(io, limits.write, place);
+                match tokio::time::timeout(HANDOVER, self.calls.reserve()).await {
+                    Ok(Ok(slot)) => {
+                        let reply = if keep { self.next_on(reply, from) } else { reply };
+                        slot.send(InboundCall { from, call, reply });
+                    }
+                    Ok(Err(_)) => {}
+                    Err(_) => refuse(reply, "this node is too busy to take calls").await,
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%from, %error, "did not take a call");
+        let reply = Reply::new(io, limits.write.min(HANDOVER), place);
+        let failure = match error {
+            RequestError::Left => return,
+            RequestError::NoRoom => return refuse(reply, "this node holds as many request bytes as it can").await,
+            RequestError::Slow => Failure::new(ErrorClass::Timeout, error.to_string()),
+            RequestError::TooLarge => Failure { status: 413, ..Failure::new(ErrorClass::Request, error.to_string()) },
+            // A newer node may know it.
+            RequestError::Bad(FrameError::UnknownOperation(_)) => {
+                Failure { status: 501, ..Failure::new(ErrorClass::Unavailable, error.to_string()) }
+            }
+            RequestError::Malformed(_) | RequestError::Bad(_) => Failure::new(ErrorClass::Request, error.to_string()),
+        };
+        reply.send_last(Frame::Error(failure)).await;
+    }
+}
+
+impl Server {
+    /// The reply, with the stream kept for the caller's next call. It is given back where too many wait already, or when no
+    /// calls are taken any more: then it must be closed in good order, so that its last frames arrive.
+    fn next_on(self: &Arc<Self>, reply: Reply, from: PeerId) -> Reply {
+        let server = Arc::downgrade(self);
+        reply.then(Box::new(move |io| {
+            let Some(server) = server.upgrade().filter(|server| !server.stopped.is_cancelled()) else {
+                return Some(io);
+            };
+            let Ok(place) = Arc::clone(&server.waiting).try_acquire_owned() else { return Some(io) };
+            tokio::spawn(wait(Arc::downgrade(&server), server.stopped.clone(), place, from, io));
+            None
+        }))
+    }
+}
+
+/// Waits for the next call on a stream, and takes it.
+async fn wait(
+    server: Weak<Server>,
+    stopped: CancellationToken,
+    place: OwnedSemaphorePermit,
+    from: PeerId,
+    mut io: Box<dyn Duplex>,
+) {
+    let mut len = [0; 4];
+    let rested = tokio::time::timeout(REST, io.read_exact(&mut len));
+    match stopped.run_until_cancelled(rested).await {
+        Some(Ok(Ok(()))) => {}
+        // The caller has closed it.
+        Some(Ok(Err(_))) => return,
+        Some(Err(_)) | None => return close(io).await,
+    }
+    drop(place);
+    let Some(server) = server.upgrade() else { return };
+    if let Some(turn) = server.turn(&from) {
+        // Once no calls are taken any more, nobody takes this one.
+        let _ = stopped.run_until_cancelled(server.take(from, io, turn, Some(len))).await;
+    }
+}
+
+fn rejected(reason: &str) -> Frame {
+    Frame::Rejected(Rejection { reason: reason.to_owned(), retry_after: Some(RETRY_AFTER), load: None })
+}
+
+async fn refuse(reply: Reply, reason: &str) {
+    reply.send_last(rejected(reason)).await;
 }
 
 /// Why a request was not read.
@@ -137,45 +267,21 @@ enum RequestError {
     Bad(#[from] FrameError),
 }
 
-async fn admit(
-    from: PeerId,
-    mut io: Box<dyn Duplex>,
-    mut place: Place,
-    calls: mpsc::Sender<InboundCall>,
-    limits: ServerLimits,
-) {
-    let read = read_request(&mut *io, &mut place, limits.request).await;
-    let error = match read {
-        Ok(call) => {
-            let reply = Reply::new(io, limits.write, place);
-            match tokio::time::timeout(HANDOVER, calls.reserve()).await {
-                Ok(Ok(slot)) => slot.send(InboundCall { from, call, reply }),
-                Ok(Err(_)) => {}
-                Err(_) => refuse(reply, "this node is too busy to take calls").await,
-            }
-            return;
+/// The call, and whether the caller would keep the stream.
+async fn read_request(
+    io: &mut dyn Duplex,
+    place: &mut Place,
+    len: Option<[u8; 4]>,
+    patience: Duration,
+) -> Result<(Call, bool), RequestError> {
+    let len = match len {
+        Some(len) => len,
+        None => {
+            let mut len = [0; 4];
+            within(patience, io.read_exact(&mut len)).await?;
+            len
         }
-        Err(error) => error,
     };
-    tracing::debug!(%from, %error, "did not take a call");
-    let reply = Reply::new(io, limits.write.min(HANDOVER), place);
-    let failure = match error {
-        RequestError::Left => return,
-        RequestError::NoRoom => return refuse(reply, "this node holds as many request bytes as it can").await,
-        RequestError::Slow => Failure::new(ErrorClass::Timeout, error.to_string()),
-        RequestError::TooLarge => Failure { status: 413, ..Failure::new(ErrorClass::Request, error.to_string()) },
-        // A newer node may know it.
-        RequestError::Bad(FrameError::UnknownOperation(_)) => {
-            Failure { status: 501, ..Failure::new(ErrorClass::Unavailable, error.to_string()) }
-        }
-        RequestError::Malformed(_) | RequestError::Bad(_) => Failure::new(ErrorClass::Request, error.to_string()),
-    };
-    reply.send_last(Frame::Error(failure)).await;
-}
-
-async fn read_request(io: &mut dyn Duplex, place: &mut Place, patience: Duration) -> Result<Call, RequestError> {
-    let mut len = [0; 4];
-    within(patience, io.read_exact(&mut len)).await?;
     let len = u32::from_be_bytes(len) as usize;
     if len > REQUEST_BYTES {
         return Err(RequestError::TooLarge);
@@ -200,7 +306,8 @@ async fn read_request(io: &mut dyn Duplex, place: &mut Place, patience: Duration
         within(patience, progress).await?;
     }
     let request = v1::CallRequest::decode(Bytes::from(bytes))?;
-    Ok(wire::call_from_wire(request)?)
+    let keep = request.keep;
+    Ok((wire::call_from_wire(request)?, keep))
 }
 
 async fn within<T>(patience: Duration, reading: impl Future<Output = io::Result<T>>) -> Result<T, RequestError> {

@@ -23,23 +23,23 @@ use crate::wire::{self, v1};
 
 /// What a stream in memory holds, like a small flow control window.
 const WINDOW: usize = 64 * 1024;
-const LOAD: Load = Load { running: 1, queued: 0, limit: 2 };
+pub(super) const LOAD: Load = Load { running: 1, queued: 0, limit: 2 };
 
 /// A callee without a network.
-struct Callee {
-    streams: mpsc::Sender<(PeerId, Compat<DuplexStream>)>,
-    calls: mpsc::Receiver<InboundCall>,
+pub(super) struct Callee {
+    pub(super) streams: mpsc::Sender<(PeerId, Compat<DuplexStream>)>,
+    pub(super) calls: mpsc::Receiver<InboundCall>,
 }
 
 impl Callee {
-    fn start(limits: ServerLimits) -> Self {
+    pub(super) fn start(limits: ServerLimits) -> Self {
         let (streams, incoming) = mpsc::channel(64);
         let (sender, calls) = mpsc::channel(4);
         tokio::spawn(serve(ReceiverStream::new(incoming), |_| Ok(()), sender, limits));
         Self { streams, calls }
     }
 
-    async fn stream(&self) -> DuplexStream {
+    pub(super) async fn stream(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(WINDOW);
         self.streams.send((PeerId::random(), far.compat())).await.expect("it serves");
         near
@@ -48,16 +48,20 @@ impl Callee {
     /// Makes a call, and has it answered with these frames.
     async fn answer(&mut self, request: Call, frames: FrameStream) -> Result<FrameStream, Failure> {
         let stream = self.stream().await.compat();
-        let calling = call(stream, PeerId::random(), request, Limits::default());
+        let called = calling(stream, request);
         let serving = async {
             let inbound = self.calls.recv().await.expect("a call");
             tokio::spawn(inbound.reply.send_all(frames));
         };
-        tokio::join!(calling, serving).0
+        tokio::join!(called, serving).0
     }
 }
 
-fn request() -> Call {
+async fn calling(stream: Compat<DuplexStream>, request: Call) -> Result<FrameStream, Failure> {
+    call(stream, PeerId::random(), &request, Limits::default(), drop).await.map_err(|unanswered| unanswered.failure)
+}
+
+pub(super) fn request() -> Call {
     Call {
         id: "c1".into(),
         capability: CapabilityId::from("ollama/llm/chat/m"),
@@ -74,14 +78,14 @@ fn chunk(data: impl Into<Bytes>) -> Frame {
     Frame::Chunk(Chunk { data: data.into(), content_type: None })
 }
 
-fn typed(data: impl Into<Bytes>, media_type: &str) -> Frame {
+pub(super) fn typed(data: impl Into<Bytes>, media_type: &str) -> Frame {
     Frame::Chunk(Chunk { data: data.into(), content_type: Some(media_type.to_owned()) })
 }
 
-const END: Frame = Frame::End { usage: None, load: None };
-const BUSY: Frame = Frame::Progress(Progress { phase: Phase::Prefill, queue_position: 0 });
+pub(super) const END: Frame = Frame::End { usage: None, load: None };
+pub(super) const BUSY: Frame = Frame::Progress(Progress { phase: Phase::Prefill, queue_position: 0 });
 
-fn frames(frames: impl IntoIterator<Item = Frame>) -> FrameStream {
+pub(super) fn frames(frames: impl IntoIterator<Item = Frame>) -> FrameStream {
     let frames: Vec<_> = frames.into_iter().collect();
     Box::pin(stream::iter(frames))
 }
@@ -136,7 +140,7 @@ async fn a_request_arrives_as_it_was_sent_whatever_its_size() {
     for size in [0, 1, 16 * 1024, 16 * 1024 + 1, 3 * 1024 * 1024] {
         let wanted = Call { payload: vec![7; size].into(), ..request() };
         let stream = callee.stream().await.compat();
-        let calling = tokio::spawn(call(stream, PeerId::random(), wanted.clone(), Limits::default()));
+        let calling = tokio::spawn(calling(stream, wanted.clone()));
         let InboundCall { call: got, reply, .. } = callee.calls.recv().await.expect("a call");
         assert_eq!((&got.id, &got.payload, &got.headers), (&wanted.id, &wanted.payload, &wanted.headers));
         assert_eq!((got.operation, got.stream, got.deadline), (wanted.operation, wanted.stream, wanted.deadline));
@@ -146,7 +150,7 @@ async fn a_request_arrives_as_it_was_sent_whatever_its_size() {
         assert_ne!(sending.await.expect("no panic"), Sent::Stalled);
     }
     let large = Call { payload: vec![0; REQUEST_BYTES].into(), ..request() };
-    let refused = call(callee.stream().await.compat(), PeerId::random(), large, Limits::default()).await;
+    let refused = calling(callee.stream().await.compat(), large).await;
     assert_eq!(refused.err().map(|f| (f.class, f.status)), Some((ErrorClass::Request, 413)));
 }
 
@@ -229,7 +233,7 @@ async fn a_slow_reader_slows_the_work_and_a_stalled_one_ends_it() {
     let work: FrameStream = Box::pin(frames([Frame::Accepted(LOAD)]).chain(endless));
     let stream = callee.stream().await.compat();
     let patient = Call { deadline: Duration::from_secs(600), ..request() };
-    let calling = tokio::spawn(call(stream, PeerId::random(), patient, Limits::default()));
+    let calling = tokio::spawn(calling(stream, patient));
     let sending = tokio::spawn(callee.calls.recv().await.expect("a call").reply.send_all(work));
     let mut answer = calling.await.expect("no panic").expect("admitted");
     for _ in 0..3 {
@@ -315,7 +319,7 @@ async fn raw(bytes: &[u8]) -> Result<FrameStream, Failure> {
     let (near, mut far) = tokio::io::duplex(8 * 1024 * 1024);
     far.write_all(bytes).await.expect("room");
     far.shutdown().await.expect("open");
-    let calling = call(near.compat(), PeerId::random(), request(), Limits::default());
+    let calling = calling(near.compat(), request());
     let answer = calling.await;
     drop(far);
     answer
@@ -409,7 +413,7 @@ async fn more_calls_than_there_is_room_for_are_rejected() {
     let mut callee = Callee::start(ServerLimits { calls: 1, request_bytes: 4096, ..ServerLimits::default() });
     let rejected = async |callee: &Callee, request| {
         let stream = callee.stream().await.compat();
-        let answer = call(stream, PeerId::random(), request, Limits::default()).await.expect("answered");
+        let answer = calling(stream, request).await.expect("answered");
         match &answer.collect::<Vec<_>>().await[..] {
             [Frame::Rejected(rejection)] => assert!(rejection.retry_after.is_some()),
             other => panic!("{other:?}"),
@@ -424,7 +428,7 @@ async fn more_calls_than_there_is_room_for_are_rejected() {
     while small.is_none() {
         // The room comes back when the callee has seen the caller leave.
         let stream = callee.stream().await.compat();
-        let calling = tokio::spawn(call(stream, PeerId::random(), request(), Limits::default()));
+        let calling = tokio::spawn(calling(stream, request()));
         tokio::select! {
             inbound = callee.calls.recv() => small = inbound,
             answer = calling => drop(answer.expect("no panic").expect("answered")),
@@ -433,7 +437,7 @@ async fn more_calls_than_there_is_room_for_are_rejected() {
     drop(small);
     loop {
         let large = Call { payload: vec![0; 8192].into(), ..request() };
-        let answer = call(callee.stream().await.compat(), PeerId::random(), large, Limits::default()).await;
+        let answer = calling(callee.stream().await.compat(), large).await;
         match &answer.expect("answered").collect::<Vec<_>>().await[..] {
             [Frame::Rejected(rejection)] if rejection.reason.contains("bytes") => break,
             [Frame::Rejected(_)] => {}
@@ -448,7 +452,7 @@ async fn calls_that_nobody_takes_are_rejected() {
     let mut waiting = Vec::new();
     for _ in 0..5 {
         let stream = callee.stream().await.compat();
-        waiting.push(tokio::spawn(call(stream, PeerId::random(), request(), Limits::default())));
+        waiting.push(tokio::spawn(calling(stream, request())));
     }
     let (first, ..) = futures::future::select_all(waiting).await;
     let frames: Vec<_> = first.expect("no panic").expect("answered").collect().await;
@@ -463,7 +467,7 @@ fn a_request_is_written_as_the_contract_says() {
         let bytes = [&head[..], &payload[..]].concat();
         assert_eq!(bytes[..4], u32::try_from(bytes.len() - 4).expect("small").to_be_bytes());
         let read = v1::CallRequest::decode(&bytes[4..]).expect("decodes");
-        assert_eq!(read, wire::call_to_wire(&wanted));
+        assert_eq!(read, v1::CallRequest { keep: true, ..wire::call_to_wire(&wanted) });
     }
 }
 

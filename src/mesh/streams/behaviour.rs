@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::control::{Control, Wish};
 use super::handler::Handler;
+use super::kept::Kept;
 use super::links::{Best, Link, Links, REQUESTS, Rank};
 use super::stream::{Inbound, OpenError, Prefer};
 
@@ -116,12 +117,15 @@ impl Behaviour {
         let rank = Rank::of(addresses);
         let (sender, requests) = mpsc::channel(REQUESTS);
         let streams = Arc::new(AtomicUsize::new(0));
-        self.nascent.insert(connection, Link { connection, rank, requests: sender, streams: Arc::clone(&streams) });
+        let kept = Arc::new(Kept::default());
+        let link = Link { connection, rank, requests: sender, streams: Arc::clone(&streams), kept: Arc::clone(&kept) };
+        self.nascent.insert(connection, link);
         Handler {
             peer,
             protocol: self.protocol.clone(),
             rank,
             streams,
+            kept,
             requests,
             inbound: self.inbound.clone(),
             dropped: self.dropped.clone(),

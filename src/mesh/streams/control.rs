@@ -8,7 +8,7 @@ use libp2p::core::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::links::{Best, Links, Request};
+use super::links::{Best, Link, Links, Request};
 use super::stream::{Counted, OpenError, Prefer, Stream};
 
 /// How often a connection may vanish under an opener before it is told.
@@ -23,8 +23,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens a stream to `node`, `within` this time. Where there is no connection, the node is dialled at
-    /// `addresses` and at those that the swarm's other parts know.
+    /// Opens a stream to `node`, `within` this time, or takes one that was [kept](Stream::keep). Where there is no
+    /// connection, the node is dialled at `addresses` and at those that the swarm's other parts know.
     ///
     /// # Errors
     ///
@@ -32,7 +32,33 @@ impl Control {
     pub async fn open(
         &self,
         node: PeerId,
-        addresses: Vec<Multiaddr>,
+        addresses: impl Fn() -> Vec<Multiaddr>,
+        prefer: Prefer,
+        within: Duration,
+    ) -> Result<Stream, OpenError> {
+        match self.links.best(&node, prefer) {
+            Best::Link(link) => match link.take_kept(node) {
+                Some(stream) => {
+                    if prefer == Prefer::Direct {
+                        self.wish_for_direct(node, &link, &addresses);
+                    }
+                    Ok(stream)
+                }
+                None => self.open_new(node, addresses, prefer, within).await,
+            },
+            Best::OnlyRelayed | Best::None => self.open_new(node, addresses, prefer, within).await,
+        }
+    }
+
+    /// The same, but never one that was kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_new(
+        &self,
+        node: PeerId,
+        addresses: impl Fn() -> Vec<Multiaddr>,
         prefer: Prefer,
         within: Duration,
     ) -> Result<Stream, OpenError> {
@@ -53,22 +79,20 @@ impl Control {
     async fn open_before(
         &self,
         node: PeerId,
-        mut addresses: Vec<Multiaddr>,
+        addresses: impl Fn() -> Vec<Multiaddr>,
         prefer: Prefer,
         deadline: Instant,
     ) -> Result<Stream, OpenError> {
         let mut last = OpenError::Closed { node, reason: "it closed while the stream was opened".to_owned() };
-        let mut attempts = 0;
+        let (mut attempts, mut tells) = (0, prefer == Prefer::Direct);
         while attempts < ATTEMPTS {
             let Best::Link(link) = self.links.best(&node, prefer) else {
-                self.connect(node, addresses.clone(), prefer).await?;
+                self.connect(node, addresses(), prefer).await?;
                 attempts += 1;
                 continue;
             };
-            if prefer == Prefer::Direct && !link.rank.is_direct() && !addresses.is_empty() {
-                let addresses = std::mem::take(&mut addresses);
-                // Nobody waits for it, so when the queue is full it is left for the next time.
-                let _ = self.wish.try_send(Wish { node, addresses, direct: true, reply: None });
+            if std::mem::take(&mut tells) {
+                self.wish_for_direct(node, &link, &addresses);
             }
             let (reply, answer) = oneshot::channel();
             let request = Request { reply, counted: Counted::new(&link.streams), deadline };
@@ -83,6 +107,18 @@ impl Control {
             attempts += 1;
         }
         Err(last)
+    }
+
+    /// Has a better connection tried beside a relayed one.
+    fn wish_for_direct(&self, node: PeerId, link: &Link, addresses: &impl Fn() -> Vec<Multiaddr>) {
+        if link.rank.is_direct() {
+            return;
+        }
+        let addresses = addresses();
+        if !addresses.is_empty() {
+            // Nobody waits for it, so when the queue is full it is left for the next time.
+            let _ = self.wish.try_send(Wish { node, addresses, direct: true, reply: None });
+        }
     }
 
     async fn connect(&self, node: PeerId, addresses: Vec<Multiaddr>, prefer: Prefer) -> Result<(), OpenError> {

@@ -1,8 +1,8 @@
 //! What the streams do on one connection: negotiate those that are asked for, hand over those that come.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::kept::Kept;
 use super::links::{Rank, Request};
 use super::stream::{Counted, Inbound, OpenError, Stream};
 
@@ -33,6 +34,7 @@ pub struct Handler {
     pub(super) protocol: StreamProtocol,
     pub(super) rank: Rank,
     pub(super) streams: Arc<AtomicUsize>,
+    pub(super) kept: Arc<Kept>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) inbound: mpsc::Sender<Inbound>,
     pub(super) dropped: Counter,
@@ -49,8 +51,9 @@ impl Handler {
         }
     }
 
-    fn stream(&self, stream: libp2p::Stream, counted: Counted) -> Stream {
-        Stream { inner: stream, peer: self.peer, relayed: !self.rank.is_direct(), _counted: counted }
+    fn stream(&self, inner: libp2p::Stream, counted: Counted, home: Weak<Kept>) -> Stream {
+        let relayed = !self.rank.is_direct();
+        Stream { inner, peer: self.peer, relayed, _counted: counted, home, is_kept: false }
     }
 }
 
@@ -74,6 +77,8 @@ impl ConnectionHandler for Handler {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Request, Infallible>> {
+        // Pings and much else wake a connection often enough.
+        self.kept.clear_old();
         if self.negotiating >= NEGOTIATIONS {
             self.waker = Some(cx.waker().clone());
             return Poll::Pending;
@@ -103,7 +108,7 @@ impl ConnectionHandler for Handler {
         match event {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
                 self.negotiated();
-                let stream = self.stream(protocol, info.counted);
+                let stream = self.stream(protocol, info.counted, Arc::downgrade(&self.kept));
                 // An opener that has given up drops the stream, which resets it.
                 let _ = info.reply.send(Ok(stream));
             }
@@ -118,7 +123,7 @@ impl ConnectionHandler for Handler {
                 let _ = info.reply.send(Err(error));
             }
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, info: () }) => {
-                let stream = self.stream(protocol, Counted::new(&self.streams));
+                let stream = self.stream(protocol, Counted::new(&self.streams), Weak::new());
                 if self.inbound.try_send(Inbound { from: self.peer, stream }).is_err() {
                     // Dropped, and so reset: the other side sees at once that it must go elsewhere.
                     let dropped = self.dropped.inc() + 1;

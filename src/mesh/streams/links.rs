@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::kept::Kept;
 use super::stream::{Counted, OpenError, Prefer, Stream};
 
 /// Requests that wait for one connection's handler. Beyond it the opener waits, for its own deadline.
@@ -61,6 +62,16 @@ pub(super) struct Link {
     pub(super) rank: Rank,
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) streams: Arc<AtomicUsize>,
+    pub(super) kept: Arc<Kept>,
+}
+
+impl Link {
+    /// A stream to `node` that was used before.
+    pub(super) fn take_kept(&self, node: PeerId) -> Option<Stream> {
+        let inner = self.kept.take()?;
+        let (relayed, home) = (!self.rank.is_direct(), Arc::downgrade(&self.kept));
+        Some(Stream { inner, peer: node, relayed, _counted: Counted::new(&self.streams), home, is_kept: true })
+    }
 }
 
 /// What there is to a peer.

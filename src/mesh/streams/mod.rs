@@ -9,6 +9,7 @@
 //! * A stream goes from the opener to the connection's own task and back; the swarm's loop is not on the way.
 //! * Nothing outlives its connection: when it closes, whoever waits for a stream on it tries the next one.
 //! * Streams that come are handed over in a bounded queue. When it is full they are reset and counted.
+//! * A stream that was used up to its end and is [kept](Stream::keep) is the next one that is opened on its connection.
 //! * A connection with open streams stays alive; their number is told, so that the others may be closed.
 //!
 //! With lazy protocol negotiation a node that does not speak the protocol is noticed at the first read, so a
@@ -17,6 +18,7 @@
 mod behaviour;
 mod control;
 mod handler;
+mod kept;
 mod links;
 mod stream;
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::PeerId;
+
+use super::kept::Kept;
 
 /// Which connections a stream may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,9 +90,25 @@ pub struct Stream {
     pub(super) peer: PeerId,
     pub(super) relayed: bool,
     pub(super) _counted: Counted,
+    /// Where it waits for its next use: with its connection, if it was opened here.
+    pub(super) home: Weak<Kept>,
+    pub(super) is_kept: bool,
 }
 
 impl Stream {
+    /// Keeps it for whoever opens the next one on this connection. Both sides must agree that nothing more comes.
+    pub fn keep(self) {
+        if let Some(home) = self.home.upgrade() {
+            home.put(self.inner);
+        }
+    }
+
+    /// Whether it was used before, so that the other side may just be closing it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// The node at the other end.
     #[must_use]
     pub fn peer(&self) -> PeerId {

@@ -89,7 +89,7 @@ impl Node {
     }
 
     async fn open(&self, to: &Node, prefer: Prefer) -> Result<Stream, OpenError> {
-        self.control.open(to.id, vec![to.address.clone()], prefer, SOON).await
+        self.control.open(to.id, || vec![to.address.clone()], prefer, SOON).await
     }
 }
 
@@ -135,7 +135,7 @@ async fn two_hundred_at_once_to_a_node_without_a_connection_all_succeed() {
     for _ in 0..200 {
         let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
         opening.spawn(async move {
-            let mut stream = control.open(id, vec![address], Prefer::Any, SOON).await.expect("opened");
+            let mut stream = control.open(id, || vec![address.clone()], Prefer::Any, SOON).await.expect("opened");
             assert_eq!(&greeting(&mut stream).await.expect("greeted"), b"hi");
             stream
         });
@@ -157,25 +157,25 @@ async fn a_node_that_cannot_be_reached_is_an_error_at_once_for_everyone() {
     let mut opening = JoinSet::new();
     for _ in 0..50 {
         let (control, nowhere) = (near.control.clone(), nowhere.clone());
-        opening.spawn(async move { control.open(nobody, vec![nowhere], Prefer::Any, SOON).await });
+        opening.spawn(async move { control.open(nobody, || vec![nowhere.clone()], Prefer::Any, SOON).await });
     }
     for answer in opening.join_all().await {
         assert!(matches!(answer, Err(OpenError::Unreachable { node, .. }) if node == nobody), "{answer:?}");
     }
     for prefer in [Prefer::Any, Prefer::Direct, Prefer::DirectOnly] {
-        let answer = near.control.open(nobody, vec![], prefer, SOON).await;
+        let answer = near.control.open(nobody, Vec::new, prefer, SOON).await;
         assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
     }
     let relayed: Multiaddr = "/memory/1/p2p-circuit".parse().expect("an address");
-    let answer = near.control.open(nobody, vec![relayed], Prefer::DirectOnly, SOON).await;
+    let answer = near.control.open(nobody, || vec![relayed.clone()], Prefer::DirectOnly, SOON).await;
     assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
     let other = Node::start().await;
-    let answer = near.control.open(nobody, vec![other.address.clone()], Prefer::Any, SOON).await;
+    let answer = near.control.open(nobody, || vec![other.address.clone()], Prefer::Any, SOON).await;
     assert!(
         matches!(&answer, Err(OpenError::Unreachable { reason, .. }) if reason.contains("answers node")),
         "{answer:?}"
     );
-    let answer = near.control.open(near.id, vec![near.address.clone()], Prefer::Any, SOON).await;
+    let answer = near.control.open(near.id, || vec![near.address.clone()], Prefer::Any, SOON).await;
     assert_eq!(answer.err(), Some(OpenError::OwnNode));
 }
 
@@ -196,7 +196,7 @@ async fn when_the_other_node_goes_every_opener_is_answered() {
     let mut opening = JoinSet::new();
     for n in 0..300 {
         let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
-        opening.spawn(async move { control.open(id, vec![address], Prefer::Any, SOON).await });
+        opening.spawn(async move { control.open(id, || vec![address.clone()], Prefer::Any, SOON).await });
         if n == 150 {
             far.running.abort();
         }
@@ -206,7 +206,7 @@ async fn when_the_other_node_goes_every_opener_is_answered() {
     let gone = far.id;
     drop((answers, first, far));
     eventually("nothing is left of it", || near.control.open_streams(&gone) == 0).await;
-    let answer = near.control.open(gone, vec![], Prefer::Any, SOON).await;
+    let answer = near.control.open(gone, Vec::new, Prefer::Any, SOON).await;
     assert!(matches!(answer, Err(OpenError::NoAddress { .. })), "{answer:?}");
 }
 
@@ -222,7 +222,7 @@ async fn the_swarm_gone_answers_every_opener() {
 async fn the_deadline_holds_when_the_other_side_is_frozen() {
     let (near, far) = (Node::start().await, Node::start().await);
     far.running.abort();
-    let answer = near.control.open(far.id, vec![far.address.clone()], Prefer::Any, Duration::from_millis(200)).await;
+    let answer = near.control.open(far.id, || vec![far.address.clone()], Prefer::Any, Duration::from_millis(200)).await;
     assert!(answer.is_err());
 }
 
@@ -233,7 +233,7 @@ async fn streams_that_nobody_takes_are_reset_and_do_not_hang() {
     for _ in 0..400 {
         let (control, id, address) = (near.control.clone(), far.id, far.address.clone());
         opening.spawn(async move {
-            let mut stream = control.open(id, vec![address], Prefer::Any, SOON).await?;
+            let mut stream = control.open(id, || vec![address.clone()], Prefer::Any, SOON).await?;
             // 256 wait in the queue, where nobody greets them; the others are reset.
             greeting(&mut stream).await.expect_err("reset");
             Ok::<_, OpenError>(())
@@ -276,7 +276,10 @@ async fn calls_between(near: Node, mut far: Node) {
     let end = Frame::End { usage: None, load: None };
     for leaves in [false, true] {
         let stream = near.open(&far, Prefer::Direct).await.expect("opened");
-        let calling = tokio::spawn(call::call(stream, far.id, request.clone(), call::Limits::default()));
+        let calling = tokio::spawn({
+            let (request, far) = (request.clone(), far.id);
+            async move { call::call(stream, far, &request, call::Limits::default(), Stream::keep).await }
+        });
         let inbound = calls.recv().await.expect("a call");
         assert_eq!((inbound.from, &inbound.call.payload), (near.id, &request.payload));
         let frames = futures::stream::iter([Frame::Accepted(Load::default()), piece(), end.clone()]);
@@ -297,6 +300,49 @@ async fn calls_between(near: Node, mut far: Node) {
         .await;
 }
 
+#[tokio::test]
+async fn a_stream_that_was_kept_is_the_next_one_unless_the_other_side_closed_it() {
+    let (near, mut far) = (Node::start().await, Node::start().await);
+    let mut inbound = far.inbound.take().expect("not taken yet");
+    let mut first = near.open(&far, Prefer::Any).await.expect("opened");
+    assert!(!first.is_kept());
+    first.write_all(b"one").await.expect("written");
+    first.flush().await.expect("flushed");
+    let mut there = inbound.recv().await.expect("it came").stream;
+    let mut said = [0; 3];
+    there.read_exact(&mut said).await.expect("read");
+    there.write_all(b"two").await.expect("written");
+    there.flush().await.expect("flushed");
+    first.read_exact(&mut said).await.expect("read");
+
+    first.keep();
+    assert_eq!(near.control.open_streams(&far.id), 0, "what waits is not open");
+    let mut again = near.open(&far, Prefer::Any).await.expect("taken");
+    assert!(again.is_kept() && near.control.open_streams(&far.id) == 1);
+    again.write_all(b"six").await.expect("written");
+    again.flush().await.expect("flushed");
+    there.read_exact(&mut said).await.expect("read");
+    assert_eq!(&said, b"six", "on the very same stream");
+
+    again.keep();
+    let (addresses, prefer) = (|| vec![far.address.clone()], Prefer::Any);
+    let new = near.control.open_new(far.id, addresses, prefer, SOON).await.expect("opened");
+    assert!(!new.is_kept());
+    drop(there);
+    // Whoever asks before the end has come gets the old one, and keeps it again.
+    let mut kept = true;
+    let end = tokio::time::Instant::now() + SOON;
+    while kept && tokio::time::Instant::now() < end {
+        let stream = near.open(&far, Prefer::Any).await.expect("opened");
+        kept = stream.is_kept();
+        if kept {
+            stream.keep();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert!(!kept, "what the other side has closed is not taken");
+}
+
 #[test]
 fn a_direct_connection_beats_a_relayed_one_and_quic_beats_tcp() {
     let rank = |address: &str| Rank::of(&[&address.parse().expect("an address")]);
@@ -312,7 +358,16 @@ fn a_direct_connection_beats_a_relayed_one_and_quic_beats_tcp() {
         let (requests, receiver) = mpsc::channel(1);
         alive.push(receiver);
         let connection = ConnectionId::new_unchecked(id);
-        links.add(peer, Link { connection, rank, requests, streams: std::sync::Arc::new(streams.into()) });
+        links.add(
+            peer,
+            Link {
+                connection,
+                rank,
+                requests,
+                streams: std::sync::Arc::new(streams.into()),
+                kept: std::sync::Arc::default(),
+            },
+        );
         connection
     };
     let best = |prefer| match links.best(&peer, prefer) {
@@ -367,8 +422,8 @@ impl Bench {
 
     fn opening(&self, prefer: Prefer, addresses: &[&str]) -> JoinHandle<Result<Stream, OpenError>> {
         let (control, peer) = (self.control.clone(), self.peer);
-        let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
-        tokio::spawn(async move { control.open(peer, addresses, prefer, SOON).await })
+        let addresses: Vec<Multiaddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        tokio::spawn(async move { control.open(peer, || addresses.clone(), prefer, SOON).await })
     }
 
     /// The next dial that it asks for.
