@@ -63,6 +63,9 @@ pub(super) struct End {
     pub(super) in_mesh: bool,
 }
 
+/// Longer than any node stands still.
+pub(super) const MAX_STANDSTILL_MS: i64 = 60_000;
+
 /// One process.
 pub(super) struct Node {
     pub(super) key: Keypair,
@@ -77,6 +80,8 @@ pub(super) struct Node {
     pub(super) last_epoch: u64,
     /// Its wall clock minus the world's.
     pub(super) skew_ms: Arc<AtomicI64>,
+    /// What that was since it was started, before its clock was set.
+    pub(super) earlier_skews_ms: Vec<i64>,
     /// Its advert is too large for gossip, and its body is fetched.
     pub(super) is_large: bool,
     /// How long others may believe that it lives, after they last heard it: the most that it ever said, since those who did not
@@ -104,6 +109,7 @@ impl Node {
             book: Vec::new(),
             last_epoch: 0,
             skew_ms,
+            earlier_skews_ms: Vec::new(),
             is_large: rng.random_bool(0.1),
             ttl_ms: 0,
             up_since_ms: time.ms(),
@@ -129,12 +135,29 @@ impl Node {
         self.teller = teller(&self.key, epoch, &self.skew_ms, time, verify, rng);
         self.connections = Connections::new(self.id);
         self.ends.clear();
+        self.earlier_skews_ms.clear();
         self.state = State::Up;
         self.up_since_ms = time.ms();
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.state == State::Up
+    }
+
+    /// Somebody sets its clock, by about so much.
+    ///
+    /// A clock that is set forwards by no more than a hearer stood still cannot be told from news that took that much less:
+    /// its node may be listed for so much longer. Steps are larger, also when several of them are taken together. All other
+    /// steps are noticed.
+    pub(super) fn set_clock(&mut self, mut step_ms: i64) {
+        let now = self.skew_ms.load(Ordering::Relaxed);
+        self.earlier_skews_ms.push(now);
+        let is_small =
+            |skew: i64| self.earlier_skews_ms.iter().any(|old| (1..MAX_STANDSTILL_MS).contains(&(skew - old)));
+        while is_small(now + step_ms) {
+            step_ms += step_ms.signum() * MAX_STANDSTILL_MS;
+        }
+        self.skew_ms.store(now + step_ms, Ordering::Relaxed);
     }
 
     /// Changes what it can do.

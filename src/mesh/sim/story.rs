@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rand::RngExt as _;
 use rand::seq::IteratorRandom as _;
 
-use super::node::State;
+use super::node::{MAX_STANDSTILL_MS, State};
 use super::world::World;
 use crate::capability::PeerId;
 use crate::catalog::register::Position;
@@ -298,11 +298,9 @@ fn befall(world: &mut World) -> &'static str {
                 "frozen"
             }
             _ => {
-                // One that is set forwards by no more than a hearer stood still cannot be told from news that took that
-                // much less: its node may be listed for so much longer. All other steps are noticed.
-                let step = world.rng.random_range(60_000..900_000);
+                let step = world.rng.random_range(MAX_STANDSTILL_MS..900_000);
                 let step = if world.rng.random_bool(0.5) { step } else { -step };
-                world.nodes[node].skew_ms.fetch_add(step, Ordering::Relaxed);
+                world.nodes[node].set_clock(step);
                 "clock set"
             }
         },
