@@ -48,7 +48,7 @@ impl fmt::Debug for Reply {
 /// How sending a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// The caller has everything up to `End`, `Error` or `Rejected`.
+    /// Everything up to `End`, `Error` or `Rejected` was sent.
     Complete,
     /// The caller left before.
     CallerLeft,
