@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::address::{Seed, of_advert, path_class};
 use super::call;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub(super) identity: Identity,
     pub(super) data_dir: Option<PathBuf>,
     control: ArcSwap<Control>,
+    /// Set when this node says farewell.
+    leaving: CancellationToken,
     closed: ArcSwapOption<Closed>,
     /// This node's own attempt to join with a spoken code.
     pub(super) joins: Joins,
@@ -54,6 +57,7 @@ impl Shared {
         identity: Identity,
         data_dir: Option<PathBuf>,
         control: Control,
+        leaving: CancellationToken,
         closed: Option<Closed>,
     ) -> Arc<Self> {
         let (control, closed) = (ArcSwap::from_pointee(control), ArcSwapOption::from(closed.map(Arc::new)));
@@ -61,6 +65,7 @@ impl Shared {
             identity,
             data_dir,
             control,
+            leaving,
             closed,
             joins: Joins::default(),
             changing: tokio::sync::Mutex::default(),
@@ -173,8 +178,8 @@ impl Handle {
         let stream = control.open(node, addresses, Prefer::Direct, limit).await;
         let is_kept = stream.as_ref().is_ok_and(Stream::is_kept);
         let called = match make(stream).await {
-            // Nothing was done: the other side had given the stream up.
-            Err(unanswered) if unanswered.unheard && is_kept => {
+            // Most likely the other side had just given the stream up.
+            Err(unanswered) if unanswered.unheard && is_kept && !left().is_zero() => {
                 make(control.open_new(node, addresses, Prefer::Direct, left()).await).await
             }
             called => called,
@@ -216,6 +221,7 @@ impl Handle {
     /// Tells the mesh that this node leaves. Nobody sends it anything new from then on; calls that run go on until
     /// [`leave`](Self::leave).
     pub async fn say_goodbye(&self) {
+        self.shared.leaving.cancel();
         // When the mesh has stopped already there is nobody to tell.
         let _ = tokio::time::timeout(LEAVE_LIMIT, self.commands.send(Command::SayGoodbye)).await;
     }

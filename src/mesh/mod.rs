@@ -78,6 +78,7 @@ use libp2p::core::upgrade::Version;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::capability::limits;
 use crate::catalog::Adverts;
@@ -187,7 +188,13 @@ pub fn start(
     let (adverts, watched_adverts) = watch::channel(Arc::<Adverts>::default());
     let (commands, asked) = mpsc::channel(COMMANDS);
     let (calls, taken) = mpsc::channel(CALLS);
-    let ground = Ground { identity, runtime: runtime.clone(), metrics: metrics.clone(), calls };
+    let ground = Ground {
+        identity,
+        runtime: runtime.clone(),
+        metrics: metrics.clone(),
+        calls,
+        leaving: CancellationToken::new(),
+    };
     let remains = driver::Remains {
         commands: asked,
         outlets: driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
@@ -198,7 +205,7 @@ pub fn start(
     let (closed, data_dir) = (settings.closed.clone(), settings.data_dir.clone());
     let measured = metrics.part();
     let (driver, control, port) = ground.build(settings.clone(), remains, &measured)?;
-    let shared = handle::Shared::new(ground.identity.clone(), data_dir, control, closed);
+    let shared = handle::Shared::new(ground.identity.clone(), data_dir, control, ground.leaving.clone(), closed);
     let handle = Handle::new(own, port, commands, Arc::clone(&shared), watched_view, watched_adverts);
     let as_given = Settings { gossip_port: port.or(as_given.gossip_port), ..as_given };
     let own_thread = as_given.own_thread;
@@ -234,6 +241,8 @@ struct Ground {
     runtime: tokio::runtime::Handle,
     metrics: Metrics,
     calls: mpsc::Sender<InboundCall>,
+    /// Set when this node says farewell.
+    leaving: CancellationToken,
 }
 
 impl Ground {
@@ -261,7 +270,7 @@ impl Ground {
             Some(Err(denied)) => Err(format!("the caller is no member: {denied}")),
         };
         let limits = call::ServerLimits::default();
-        self.runtime.spawn(Box::pin(call::serve(streams, may_call, self.calls.clone(), limits)));
+        self.runtime.spawn(Box::pin(call::serve(streams, may_call, self.calls.clone(), limits, self.leaving.clone())));
         let book = book::Book::open(settings.data_dir.as_deref(), mesh.as_bytes());
         Ok((driver::Driver::new(swarm, (reports, places), remains, book, signer, mesh, settings), control, port))
     }

@@ -71,7 +71,7 @@ pub fn call_from_wire(wire: v1::CallRequest) -> Result<Call, FrameError> {
 pub fn frame_to_wire(frame: Frame) -> v1::Frame {
     use v1::frame::Body;
     let body = match frame {
-        Frame::Accepted(load) => Body::Accepted(v1::Accepted { load: Some(load_to_wire(load)), keep: false }),
+        Frame::Accepted(load) => Body::Accepted(v1::Accepted { load: Some(load_to_wire(load)) }),
         Frame::Rejected(rejection) => Body::Rejected(v1::Rejected {
             reason: rejection.reason,
             retry_after_ms: rejection.retry_after.map_or(0, millis),
@@ -99,6 +99,7 @@ pub fn frame_to_wire(frame: Frame) -> v1::Frame {
                 cached_tokens: u.cached_tokens,
             }),
             load: load.map(load_to_wire),
+            keep: false,
         }),
         Frame::Error(failure) => Body::Error(failure_to_wire(failure)),
     };

@@ -145,8 +145,7 @@ pub fn frames() -> Vec<(&'static str, v1::Frame)> {
     let usage = v1::Usage { prompt_tokens: 7, completion_tokens: 12, cached_tokens: None };
     let cached = v1::Usage { cached_tokens: Some(5), ..usage };
     let bodies = vec![
-        ("frame-accepted", Body::Accepted(v1::Accepted { load: load(), keep: false })),
-        ("frame-accepted-keep", Body::Accepted(v1::Accepted { load: load(), keep: true })),
+        ("frame-accepted", Body::Accepted(v1::Accepted { load: load() })),
         ("frame-rejected", Body::Rejected(v1::Rejected { reason: "full".into(), retry_after_ms: 1500, load: load() })),
         ("frame-progress-queued", progress(Phase::Queued, 3)),
         ("frame-progress-loading", progress(Phase::Loading, 0)),
@@ -154,9 +153,10 @@ pub fn frames() -> Vec<(&'static str, v1::Frame)> {
         ("frame-progress-decode", progress(Phase::Decode, 0)),
         ("frame-chunk", chunk("text/event-stream", false)),
         ("frame-chunk-more", chunk("", true)),
-        ("frame-end", Body::End(v1::End { usage: Some(usage), load: load() })),
-        ("frame-end-cached", Body::End(v1::End { usage: Some(cached), load: load() })),
-        ("frame-end-least", Body::End(v1::End { usage: None, load: None })),
+        ("frame-end", Body::End(v1::End { usage: Some(usage), load: load(), keep: false })),
+        ("frame-end-keep", Body::End(v1::End { usage: Some(usage), load: load(), keep: true })),
+        ("frame-end-cached", Body::End(v1::End { usage: Some(cached), load: load(), keep: false })),
+        ("frame-end-least", Body::End(v1::End { usage: None, load: None, keep: false })),
         ("frame-error-internal", error(Class::Internal, 500)),
         ("frame-error-request", error(Class::Request, 400)),
         ("frame-error-overloaded", error(Class::Overloaded, 503)),

@@ -48,8 +48,8 @@ impl Default for Limits {
 pub struct Unanswered {
     /// What the caller is told.
     pub failure: Failure,
-    /// The stream was lost before the callee said anything. One that was kept from an earlier call may have been given
-    /// up by the callee, and the call is worth a new stream.
+    /// The stream ended before the callee said anything. One that was kept from an earlier call was most likely given up by
+    /// the callee just then, and the call is worth a new stream.
     pub unheard: bool,
 }
 
@@ -86,7 +86,7 @@ where
     })?;
     let (read, mut write) = tokio::io::split(stream.compat());
     let mut frames = FramedRead::new(read, FrameDecoder::new());
-    let (first, kept) = {
+    let first = {
         let sent = send(&mut write, head, payload, limits.write);
         tokio::pin!(sent);
         // A callee that does not want the request says so before it has read all of it.
@@ -95,14 +95,18 @@ where
             sent = tokio::time::timeout_at(deadline, &mut sent) => match sent {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => match tokio::time::timeout(LAST_WORD, first_frame(&mut frames, node)).await {
-                    Ok(Ok(word @ (Frame::Rejected(_) | Frame::Error(_), _))) => Some(word),
-                    _ => return Err(Unanswered { failure: lost(node, &error), unheard: true }),
+                    Ok(Ok(word @ (Frame::Rejected(_) | Frame::Error(_)))) => Some(word),
+                    word => {
+                        let unheard = error.kind() != io::ErrorKind::TimedOut
+                            && matches!(word, Ok(Err(Unanswered { unheard: true, .. })));
+                        return Err(Unanswered { failure: lost(node, &error), unheard });
+                    }
                 },
                 Err(_) => return Err(late(node).into()),
             },
             early = first_frame(&mut frames, node) => match early? {
                 // It read enough to know.
-                (Frame::Accepted(_), _) => return Err(out_of_order(node, false).into()),
+                Frame::Accepted(_) => return Err(out_of_order(node, false).into()),
                 word => Some(word),
             },
         };
@@ -125,7 +129,8 @@ where
         Frame::Error(failure) => Err(failure.into()),
         first => Ok(Box::pin(Answer {
             io: matches!(first, Frame::Accepted(_)).then_some(Io { frames, write }),
-            keep: kept.then_some(keep),
+            keep: Some(keep),
+            is_kept: false,
             node,
             first: Some(first),
             joined: None,
@@ -158,26 +163,27 @@ where
 
 type Frames<S> = FramedRead<ReadHalf<Compat<S>>, FrameDecoder>;
 
-/// The first frame that this version knows, and whether the callee keeps the stream. It must be one that may be first.
+/// The first frame that this version knows. It must be one that may be first.
 async fn first_frame<S: AsyncRead + AsyncWrite + Unpin>(
     frames: &mut Frames<S>,
     node: PeerId,
-) -> Result<(Frame, bool), Unanswered> {
+) -> Result<Frame, Unanswered> {
+    let mut unheard = true;
     loop {
         let wire = match frames.next().await {
             Some(Ok(wire)) => wire,
             Some(Err(error)) => {
-                let unheard = error.kind() != io::ErrorKind::InvalidData && frames.read_buffer().is_empty();
+                unheard &= error.kind() != io::ErrorKind::InvalidData && frames.read_buffer().is_empty();
                 return Err(Unanswered { failure: lost(node, &error), unheard });
             }
             None => {
                 let message = format!("node {node} ended the call before it answered: does it speak this version?");
-                return Err(Unanswered { failure: Failure::new(ErrorClass::Unavailable, message), unheard: true });
+                return Err(Unanswered { failure: Failure::new(ErrorClass::Unavailable, message), unheard });
             }
         };
-        let keeps = matches!(&wire.body, Some(v1::frame::Body::Accepted(accepted)) if accepted.keep);
+        unheard = false;
         match wire::frame_from_wire(wire) {
-            Ok(Some(frame @ (Frame::Accepted(_) | Frame::Rejected(_) | Frame::Error(_)))) => return Ok((frame, keeps)),
+            Ok(Some(frame @ (Frame::Accepted(_) | Frame::Rejected(_) | Frame::Error(_)))) => return Ok(frame),
             Ok(None) => {}
             Ok(Some(_)) => return Err(out_of_order(node, false).into()),
             Err(error) => return Err(malformed(node, false, &error).into()),
@@ -191,6 +197,8 @@ struct Answer<S, K> {
     io: Option<Io<S>>,
     /// What takes the stream then, if the callee keeps it too.
     keep: Option<K>,
+    /// Whether it does.
+    is_kept: bool,
     node: PeerId,
     first: Option<Frame>,
     /// The pieces of an event that was cut, so far.
@@ -214,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: FnOnce(S)> Answer<S, K> {
     fn complete(&mut self) {
         let (Some(io), Some(keep)) = (self.io.take(), self.keep.take()) else { return };
         // After its last frame a callee has nothing to say.
-        if io.frames.read_buffer().is_empty() {
+        if self.is_kept && io.frames.read_buffer().is_empty() {
             keep(io.frames.into_inner().unsplit(io.write).into_inner());
         }
     }
@@ -259,6 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: FnOnce(S)> Answer<S, K> {
                 Err(EventTooLarge) => return Some(Frame::Error(self.broken("sent an event of more than 64 MiB"))),
             }
         }
+        self.is_kept = matches!(&wire.body, Some(v1::frame::Body::End(end)) if end.keep);
         match wire::frame_from_wire(wire) {
             Ok(Some(Frame::Accepted(_) | Frame::Rejected(_))) => {
                 Some(Frame::Error(out_of_order(self.node, self.any_chunk)))

@@ -9,7 +9,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
-use crate::capability::{Call, Chunk, Failure, Frame};
+use crate::capability::{Call, Chunk, Failure, Frame, Load, Usage};
 use crate::wire::{self, v1};
 
 /// Bytes of a frame, as the contract says.
@@ -54,15 +54,9 @@ pub(super) struct FrameWriter {
     /// Whether the answer is a stream of server-sent events, which the reader must get whole.
     events: bool,
     rest: Bytes,
-    /// Whether the reader is told that the stream takes another request.
-    keeps: bool,
 }
 
 impl FrameWriter {
-    pub(super) fn new(keeps: bool) -> Self {
-        Self { keeps, ..Self::default() }
-    }
-
     /// Appends the frame, or the first piece of it; the others come with [`Self::piece`].
     pub(super) fn frame(&mut self, frame: Frame, out: &mut BytesMut) {
         match frame {
@@ -73,14 +67,17 @@ impl FrameWriter {
                 self.rest = data;
                 self.cut(content_type.unwrap_or_default(), out);
             }
-            other => {
-                let mut wire = fitting(other);
-                if let Some(v1::frame::Body::Accepted(accepted)) = &mut wire.body {
-                    accepted.keep = self.keeps;
-                }
-                append(&wire, out);
-            }
+            other => append(&fitting(other), out),
         }
+    }
+
+    /// Appends an `End`, and whether the stream takes another request after it.
+    pub(super) fn end(&mut self, usage: Option<Usage>, load: Option<Load>, keep: bool, out: &mut BytesMut) {
+        let mut wire = fitting(Frame::End { usage, load });
+        if let Some(v1::frame::Body::End(end)) = &mut wire.body {
+            end.keep = keep;
+        }
+        append(&wire, out);
     }
 
     /// Appends the next piece of a chunk that was too large. Returns whether there was one.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Decoder as _;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::codec::FrameDecoder;
 use super::tests::{BUSY, Callee, END, LOAD, frames, request, typed};
@@ -67,15 +68,10 @@ async fn only_a_stream_whose_call_ended_well_is_kept() {
     }
     let mut callee = Callee::start(ServerLimits { waiting: 1, ..ServerLimits::default() });
     let stream = callee.stream().await.compat();
-    let first = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await.expect("kept");
+    let first = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await;
     let stream = callee.stream().await.compat();
-    let second = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await.expect("so it was said");
-    let request = request();
-    let (sent, _) = tokio::join!(
-        call(second, PeerId::random(), &request, Limits::default(), drop),
-        on_kept(&mut callee, first, frames([Frame::Accepted(LOAD), END])),
-    );
-    assert!(sent.is_err_and(|unanswered| unanswered.unheard), "only one may wait");
+    let second = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await;
+    assert!(first.is_some() && second.is_none(), "only one may wait");
 }
 
 #[tokio::test]
@@ -93,11 +89,8 @@ async fn a_caller_that_keeps_no_streams_sees_the_end_of_its_own() {
     while let Some(frame) = FrameDecoder::new().decode(&mut said).expect("frames") {
         got.push(frame.body);
     }
-    let accepted = v1::frame::Body::Accepted(v1::Accepted {
-        load: Some(v1::Load { running: 1, queued: 0, limit: 2 }),
-        keep: false,
-    });
-    assert_eq!((got.len(), got[0].as_ref()), (2, Some(&accepted)));
+    let end = v1::frame::Body::End(v1::End::default());
+    assert_eq!((got.len(), got[1].as_ref()), (2, Some(&end)), "it is as it always was");
     drop(stream);
     assert_eq!(sending.await.expect("no panic"), Sent::Complete);
 }
@@ -111,7 +104,13 @@ async fn who_may_not_call_any_more_is_refused_on_a_kept_stream_too() {
         let allowed = Arc::clone(&allowed);
         move |_: &PeerId| if allowed.load(Ordering::SeqCst) == 1 { Ok(()) } else { Err("revoked".to_owned()) }
     };
-    tokio::spawn(serve(ReceiverStream::new(incoming), may_call, sender, ServerLimits::default()));
+    tokio::spawn(serve(
+        ReceiverStream::new(incoming),
+        may_call,
+        sender,
+        ServerLimits::default(),
+        CancellationToken::new(),
+    ));
     let mut callee = Callee { streams, calls };
     let stream = callee.stream().await.compat();
     let stream = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await.expect("kept");
@@ -130,4 +129,23 @@ async fn streams_that_wait_end_with_the_server() {
     let mut stream = stream.into_inner();
     let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.expect("it ends at once");
     assert!(ended.is_err());
+}
+
+#[tokio::test]
+async fn who_leaves_keeps_no_streams() {
+    let (streams, incoming) = mpsc::channel(4);
+    let (sender, calls) = mpsc::channel(4);
+    let leaving = CancellationToken::new();
+    let limits = ServerLimits::default();
+    tokio::spawn(serve(ReceiverStream::new(incoming), |_: &PeerId| Ok(()), sender, limits, leaving.clone()));
+    let mut callee = Callee { streams, calls };
+    let stream = callee.stream().await.compat();
+    let waiting = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await.expect("kept");
+    leaving.cancel();
+    let mut waiting = waiting.into_inner();
+    let ended = tokio::time::timeout(Duration::from_secs(10), waiting.read_u8()).await.expect("it ends at once");
+    assert!(ended.is_err());
+    let stream = callee.stream().await.compat();
+    let answered = on_kept(&mut callee, stream, frames([Frame::Accepted(LOAD), END])).await;
+    assert!(answered.is_none(), "it still answers, and no more");
 }

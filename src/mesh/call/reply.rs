@@ -26,8 +26,10 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Takes a stream whose call has ended well, for the next one; gives it back if it does not.
-pub(super) type Next = Box<dyn FnOnce(Box<dyn Duplex>) -> Option<Box<dyn Duplex>> + Send>;
+/// Asked when a call ends well: who takes its stream for the next one, if anybody does.
+pub(super) type Next = Box<dyn FnOnce() -> Option<Taker> + Send>;
+/// Takes a stream for the caller's next call.
+pub(super) type Taker = Box<dyn FnOnce(Box<dyn Duplex>) + Send>;
 
 /// Where the frames of a call go. Dropping it ends the stream, and the caller fails the call.
 pub struct Reply {
@@ -70,18 +72,14 @@ impl Reply {
     /// stop without. When the caller leaves, or takes nothing for too long, the frames are dropped at once.
     pub async fn send_all(self, frames: FrameStream) -> Sent {
         let Self { mut io, write_timeout, place, next } = self;
-        let mut pump = Pump::new(&mut *io, frames, write_timeout, next.is_some());
+        let mut pump = Pump::new(&mut *io, frames, write_timeout, next);
         let sent = (&mut pump).await;
-        let next = next.filter(|_| pump.answered);
+        let taker = pump.taker.take();
         drop((pump, place));
-        if sent == Sent::Complete {
-            let unkept = match next {
-                Some(next) => next(io),
-                None => Some(io),
-            };
-            if let Some(io) = unkept {
-                close(io).await;
-            }
+        match taker {
+            _ if sent != Sent::Complete => {}
+            Some(taker) => taker(io),
+            None => close(io).await,
         }
         sent
     }
@@ -118,8 +116,9 @@ struct Pump<'a> {
     out: BytesMut,
     flushed: bool,
     ended: bool,
-    /// Whether it ended with `End`.
-    answered: bool,
+    next: Option<Next>,
+    /// Who takes the stream after the `End` that was written.
+    taker: Option<Taker>,
     stray: usize,
     write_timeout: Duration,
     /// Runs while the caller takes nothing.
@@ -127,15 +126,16 @@ struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    fn new(io: &'a mut dyn Duplex, frames: FrameStream, write_timeout: Duration, keeps: bool) -> Self {
+    fn new(io: &'a mut dyn Duplex, frames: FrameStream, write_timeout: Duration, next: Option<Next>) -> Self {
         Self {
             io,
             frames,
-            writer: FrameWriter::new(keeps),
+            writer: FrameWriter::default(),
             out: BytesMut::new(),
             flushed: true,
             ended: false,
-            answered: false,
+            next,
+            taker: None,
             stray: 0,
             write_timeout,
             stall: None,
@@ -174,9 +174,13 @@ impl<'a> Pump<'a> {
                 }
                 Poll::Pending => return,
             };
-            self.answered = matches!(frame, Frame::End { .. });
-            self.ended = self.answered || matches!(frame, Frame::Error(_) | Frame::Rejected(_));
-            self.writer.frame(frame, &mut self.out);
+            self.ended = matches!(frame, Frame::End { .. } | Frame::Error(_) | Frame::Rejected(_));
+            if let Frame::End { usage, load } = frame {
+                self.taker = self.next.take().and_then(|next| next());
+                self.writer.end(usage, load, self.taker.is_some(), &mut self.out);
+            } else {
+                self.writer.frame(frame, &mut self.out);
+            }
         }
     }
 

@@ -77,12 +77,13 @@ pub struct InboundCall {
 
 /// Turns streams into calls until the streams end or nobody takes the calls any more; then the requests
 /// that are still being read are dropped, and the streams that wait for their next call. Replies go on without it.
-/// `may_call` says why a node may not.
+/// `may_call` says why a node may not. Once the node is `leaving`, no stream is kept for another call.
 pub async fn serve<S>(
     streams: impl Stream<Item = (PeerId, S)>,
     may_call: impl Fn(&PeerId) -> Result<(), String> + Send + Sync + 'static,
     calls: mpsc::Sender<InboundCall>,
     limits: ServerLimits,
+    leaving: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -94,6 +95,7 @@ pub async fn serve<S>(
         calls,
         limits,
         waiting: Arc::new(Semaphore::new(limits.waiting)),
+        leaving,
         stopped,
     });
     let mut tasks = JoinSet::new();
@@ -125,6 +127,8 @@ struct Server {
     limits: ServerLimits,
     /// Places for streams that wait for their next call.
     waiting: Arc<Semaphore>,
+    /// Set when the node says farewell.
+    leaving: CancellationToken,
     /// Set when no calls are taken any more.
     stopped: CancellationToken,
 }
@@ -203,17 +207,16 @@ impl Server {
 }
 
 impl Server {
-    /// The reply, with the stream kept for the caller's next call. It is given back where too many wait already, or when no
-    /// calls are taken any more: then it must be closed in good order, so that its last frames arrive.
+    /// The reply, with the stream kept for the caller's next call: unless too many wait already, or the node leaves. Then the
+    /// stream is closed in good order, so that its last frames arrive.
     fn next_on(self: &Arc<Self>, reply: Reply, from: PeerId) -> Reply {
         let server = Arc::downgrade(self);
-        reply.then(Box::new(move |io| {
-            let Some(server) = server.upgrade().filter(|server| !server.stopped.is_cancelled()) else {
-                return Some(io);
-            };
-            let Ok(place) = Arc::clone(&server.waiting).try_acquire_owned() else { return Some(io) };
-            tokio::spawn(wait(Arc::downgrade(&server), server.stopped.clone(), place, from, io));
-            None
+        reply.then(Box::new(move || {
+            let server = server.upgrade().filter(|server| !server.leaving.is_cancelled())?;
+            let place = Arc::clone(&server.waiting).try_acquire_owned().ok()?;
+            let (leaving, stopped) = (server.leaving.clone(), server.stopped.clone());
+            let server = Arc::downgrade(&server);
+            Some(Box::new(move |io| drop(tokio::spawn(wait(server, leaving, stopped, place, from, io)))))
         }))
     }
 }
@@ -221,18 +224,23 @@ impl Server {
 /// Waits for the next call on a stream, and takes it.
 async fn wait(
     server: Weak<Server>,
+    leaving: CancellationToken,
     stopped: CancellationToken,
     place: OwnedSemaphorePermit,
     from: PeerId,
     mut io: Box<dyn Duplex>,
 ) {
     let mut len = [0; 4];
-    let rested = tokio::time::timeout(REST, io.read_exact(&mut len));
-    match stopped.run_until_cancelled(rested).await {
-        Some(Ok(Ok(()))) => {}
-        // The caller has closed it.
-        Some(Ok(Err(_))) => return,
-        Some(Err(_)) | None => return close(io).await,
+    tokio::select! {
+        biased;
+        rested = tokio::time::timeout(REST, io.read_exact(&mut len)) => match rested {
+            Ok(Ok(())) => {}
+            // The caller has closed it.
+            Ok(Err(_)) => return,
+            Err(_) => return close(io).await,
+        },
+        () = leaving.cancelled() => return close(io).await,
+        () = stopped.cancelled() => return close(io).await,
     }
     drop(place);
     let Some(server) = server.upgrade() else { return };

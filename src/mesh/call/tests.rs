@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Decoder as _;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::codec::{FRAME_BYTES, FrameDecoder, FrameWriter, PIECE_BYTES, REQUEST_BYTES, request_parts};
 use super::{InboundCall, Limits, Sent, ServerLimits, call, serve};
@@ -35,7 +36,7 @@ impl Callee {
     pub(super) fn start(limits: ServerLimits) -> Self {
         let (streams, incoming) = mpsc::channel(64);
         let (sender, calls) = mpsc::channel(4);
-        tokio::spawn(serve(ReceiverStream::new(incoming), |_| Ok(()), sender, limits));
+        tokio::spawn(serve(ReceiverStream::new(incoming), |_| Ok(()), sender, limits, CancellationToken::new()));
         Self { streams, calls }
     }
 

@@ -80,7 +80,8 @@ pub(super) struct Node {
     pub(super) last_epoch: u64,
     /// Its wall clock minus the world's.
     pub(super) skew_ms: Arc<AtomicI64>,
-    /// What that was since it was started, before its clock was set.
+    /// What that was since it was started, before its clock was set. What others know of a node's time they forget when it
+    /// is started again.
     pub(super) earlier_skews_ms: Vec<i64>,
     /// Its advert is too large for gossip, and its body is fetched.
     pub(super) is_large: bool,

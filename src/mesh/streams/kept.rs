@@ -1,7 +1,7 @@
 //! Streams of a connection that were used and can be used again.
 //!
 //! To open a stream takes turns of the connection's task at both ends and a negotiation; to take one from here takes neither.
-//! What waits here does not count as open: a connection need not live for its sake.
+//! What waits here does not count as open at this end, and at the other only for as long as it is waited for there.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -24,9 +24,10 @@ pub(super) struct Kept(Mutex<VecDeque<(libp2p::Stream, Instant)>>);
 impl Kept {
     pub(super) fn put(&self, stream: libp2p::Stream) {
         let mut kept = self.0.lock();
-        if kept.len() < MOST {
-            kept.push_back((stream, Instant::now()));
+        if kept.len() >= MOST {
+            kept.pop_front();
         }
+        kept.push_back((stream, Instant::now()));
     }
 
     /// The one that was used last; those that the other side has closed are dropped.

@@ -19,6 +19,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::links::{Best, Link, Links, Rank};
 use super::*;
@@ -261,7 +262,7 @@ async fn calls_between(near: Node, mut far: Node) {
     let inbound = far.inbound.take().expect("not taken yet");
     let (sender, mut calls) = mpsc::channel(8);
     let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
-    tokio::spawn(call::serve(streams, |_| Ok(()), sender, call::ServerLimits::default()));
+    tokio::spawn(call::serve(streams, |_| Ok(()), sender, call::ServerLimits::default(), CancellationToken::new()));
     let request = Call {
         id: "1".into(),
         capability: CapabilityId::from("c"),
