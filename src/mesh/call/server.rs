@@ -204,9 +204,7 @@ impl Server {
         };
         reply.send_last(Frame::Error(failure)).await;
     }
-}
 
-impl Server {
     /// The reply, with the stream kept for the caller's next call: unless too many wait already, or the node leaves. Then the
     /// stream is closed in good order, so that its last frames arrive.
     fn next_on(self: &Arc<Self>, reply: Reply, from: PeerId) -> Reply {

@@ -36,18 +36,15 @@ impl Control {
         prefer: Prefer,
         within: Duration,
     ) -> Result<Stream, OpenError> {
-        match self.links.best(&node, prefer) {
-            Best::Link(link) => match link.take_kept(node) {
-                Some(stream) => {
-                    if prefer == Prefer::Direct {
-                        self.wish_for_direct(node, &link, &addresses);
-                    }
-                    Ok(stream)
-                }
-                None => self.open_new(node, addresses, prefer, within).await,
-            },
-            Best::OnlyRelayed | Best::None => self.open_new(node, addresses, prefer, within).await,
+        if let Best::Link(link) = self.links.best(&node, prefer)
+            && let Some(stream) = link.take_kept(node)
+        {
+            if prefer == Prefer::Direct {
+                self.wish_for_direct(node, &link, &addresses);
+            }
+            return Ok(stream);
         }
+        self.open_new(node, addresses, prefer, within).await
     }
 
     /// The same, but never one that was kept.
