@@ -126,7 +126,7 @@ fn candidates(candidates: &[Candidate], output: &mut Output<'_>) -> io::Result<(
     Ok(())
 }
 
-/// The parts of a candidate's time that matter, in the order in which they pass.
+/// The parts of a candidate's time that matter, in the order in which they pass, and what it costs others.
 fn made_of(candidate: &Candidate) -> String {
     const TIMES: &[(&str, &str)] = &[
         ("rtt_ms", "network"),
@@ -138,7 +138,9 @@ fn made_of(candidate: &Candidate) -> String {
     /// A part below a hundredth of the whole decides nothing.
     const MATTERS: f64 = 0.01;
     let whole = candidate.predicted_ms.unwrap_or_default();
-    TIMES
+    let others = candidate.part("others_ms").filter(|ms| *ms > 0.0 && *ms >= whole * MATTERS);
+    let others = others.map(|ms| format!("; holds others up by {}", milliseconds(ms))).unwrap_or_default();
+    let own = TIMES
         .iter()
         .filter_map(|(part, word)| Some((word, candidate.part(part)?)))
         .filter(|(_, ms)| *ms > 0.0 && *ms >= whole * MATTERS)
@@ -149,7 +151,8 @@ fn made_of(candidate: &Candidate) -> String {
             _ => format!("{word} {}", milliseconds(ms)),
         })
         .collect::<Vec<_>>()
-        .join(", ")
+        .join(", ");
+    format!("{own}{others}")
 }
 
 /// Says how many are not shown.

@@ -161,7 +161,7 @@ const ROUTE: &str = r#"{"decision":{"id":"0192f0c1","target":"auto",
     {"node":"12D3KooWfarnodeBBBBB","node_name":"gpu","capability":"x","model":"qwen2.5-coder:7b","score":0.9,"predicted_ms":2310.0,
      "parts":{"rtt_ms":0.31,"queue_ms":0.0,"load_ms":0.0,"prefill_ms":120.0,"decode_ms":2190.0,"measured":true,"similarity":0.71,"quality":0.8}},
     {"node":"12D3KooWfarnodeAAAAA","node_name":"nas","capability":"y","model":"llama3.2:3b","score":0.4,"predicted_ms":9800.0,
-     "parts":{"rtt_ms":1.4,"queue_ms":0.0,"load_ms":3000.0,"prefill_ms":800.0,"decode_ms":6000.0,"measured":false,"similarity":0.31,"quality":0.5}}],
+     "parts":{"rtt_ms":1.4,"queue_ms":0.0,"load_ms":3000.0,"prefill_ms":800.0,"decode_ms":6000.0,"others_ms":1200.0,"measured":false,"similarity":0.31,"quality":0.5}}],
   "rejected":[{"node":"12D3KooWselfnodeCCCC","node_name":"laptop","capability":"builtin/llm/embed/m","model":"builtin-embed","reason":"makes embeddings, and this is a chat"}],
   "elapsed_us":85.4}}"#;
 

@@ -141,6 +141,8 @@ pub struct Parts {
     pub prefill_ms: f64,
     /// Writing the answer.
     pub decode_ms: f64,
+    /// What it costs the calls that run beside it, all together: no part of its own time, and counted nonetheless.
+    pub others_ms: f64,
     /// Tokens of the prompt that it has read before.
     pub warm_tokens: f64,
     /// Tokens of the prompt that it is expected to have in its cache.

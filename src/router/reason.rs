@@ -128,6 +128,16 @@ fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {
             time(second.predicted),
             time(Duration::from_secs_f64(first.parts.repaid_ms / 1e3)),
         ),
+        Some(second) if first.predicted > second.predicted && first.parts.others_ms < second.parts.others_ms => {
+            format!(
+                "can run in {} places; {node} is expected in {}, {} in {}, but there it would hold up the calls that run by {} in all",
+                grounds.candidates_total,
+                time(first.predicted),
+                second.node_name,
+                time(second.predicted),
+                time(Duration::from_secs_f64(second.parts.others_ms / 1e3)),
+            )
+        }
         Some(second) => format!(
             "can run in {} places; {node} is expected first, in {}{}, then {} in {}{}",
             grounds.candidates_total,

@@ -7,7 +7,7 @@
 //! that was paid comes to the price. While nothing is forgotten, no more than twice the time is lost that somebody who knows the
 //! future would lose.
 //!
-//! What is lost with a request is the time by which the other machine would have been sooner with its weights loaded. The sum is
+//! What is lost with a request is the time that the other machine would have saved with its weights loaded. The sum is
 //! forgotten again, since weights do not stay in memory for ever: only a load that lasts is worth loading for.
 
 use std::time::{Duration, Instant};
@@ -41,12 +41,13 @@ impl Regret {
     }
 }
 
-/// The seconds by which another machine would have been sooner with the same model, had it been loaded there.
+/// The seconds that another machine would have saved, this request and those it runs beside, had the model been loaded there.
 fn lost_with(chosen: &Candidate, candidates: &[Candidate]) -> f64 {
     let unloaded =
         candidates.iter().filter(|other| other.parts.load_ms > 0.0 && other.capability.id == chosen.capability.id);
-    let loaded = |other: &Candidate| other.predicted.as_secs_f64() - other.parts.load_ms / 1e3;
-    unloaded.map(|other| chosen.predicted.as_secs_f64() - loaded(other)).fold(0.0, f64::max)
+    let cost = |candidate: &Candidate| candidate.predicted.as_secs_f64() + candidate.parts.others_ms / 1e3;
+    let loaded = |other: &Candidate| cost(other) - other.parts.load_ms / 1e3;
+    unloaded.map(|other| cost(chosen) - loaded(other)).fold(0.0, f64::max)
 }
 
 #[cfg(test)]

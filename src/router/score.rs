@@ -11,9 +11,15 @@
 //!   decode  = expected answer tokens / decode rate
 //!   repaid  = so much of load as requests have lost already because it was not done
 //!   rates   = as measured among as many others as run there now           calls that run beside it
+//!   others  = prefill + decode - what they would be alone
 //!
-//! score     = 100 * tier - wt * log2(1 + (predicted - repaid) / scale) + wq * quality - wp * path - wc * log2(1 + 10^4 * dollars)
+//! score     = 100 * tier - wt * log2(1 + (predicted - repaid + others) / scale) + wq * quality - wp * path
+//!             - wc * log2(1 + 10^4 * dollars)
 //! ```
+//!
+//! Calls that share a machine alike hold each other up alike: what the others cost a call, it costs them, all together. Who
+//! counts only the former sends too many to the fastest machine, where each is served well and all are served badly (Pigou,
+//! *The Economics of Welfare*, 1920; Roughgarden and Tardos, *How Bad is Selfish Routing?*, 2002): so both count.
 //!
 //! A tier is decided before (what was meant comes before what stands in for it) and is worth more than the rest
 //! can be. Far above the scale, halving the time is worth one point; far below it, time hardly counts: nobody minds one
@@ -113,10 +119,13 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
             (overhead, prefill / slowdown, decode / slowdown, load, None, false)
         }
     };
+    let alone = standing.reading.map_or((standing.prior[1], standing.prior[2]), |r| (r.prefill_alone, r.decode_alone));
     let share = standing.reading.map_or(CACHE_SHARE, |reading| reading.cache_share);
     let cached = (standing.warm_tokens * share).min(demand.prompt_tokens);
     let prefill_s = overhead + (demand.prompt_tokens - cached) / prefill;
     let decode_s = demand.answer_tokens / decode;
+    let others_s =
+        prefill_s + decode_s - (overhead + (demand.prompt_tokens - cached) / alone.0 + demand.answer_tokens / alone.1);
     let answered_within = |limit| idle.is_some_and(|idle| idle < limit);
     let load_s = match standing.residency {
         Residency::Cold if answered_within(OUTDATED) => 0.0,
@@ -140,6 +149,7 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
         repaid_ms: load_ms.min(standing.regret * 1e3),
         prefill_ms,
         decode_ms: decode_s * 1e3,
+        others_ms: others_s.max(0.0) * 1e3,
         warm_tokens: standing.warm_tokens,
         cached_tokens: cached,
         answer_tokens: demand.answer_tokens,
@@ -183,8 +193,9 @@ pub(super) struct Weights {
     quality: f64,
     path: f64,
     cost: f64,
-    /// Whether a request may wait until weights are loaded, for the sake of those that come after it.
-    patient: bool,
+    /// Whether it counts what it costs those that run beside it, and what it saves those that come after it to wait until
+    /// weights are loaded.
+    considerate: bool,
 }
 
 impl Weights {
@@ -192,12 +203,18 @@ impl Weights {
     /// when both take long, and any time when both are quick.
     pub(super) const fn of(prefer: Prefer) -> Self {
         match prefer {
-            Prefer::Balanced => Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0, patient: true },
-            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2, patient: false },
+            Prefer::Balanced => {
+                Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0, considerate: true }
+            }
+            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2, considerate: false },
             // A tenfold size is ten points, so time decides between equals only.
-            Prefer::Accuracy => Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2, patient: true },
-            Prefer::Location => Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0, patient: true },
-            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0, patient: true },
+            Prefer::Accuracy => {
+                Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2, considerate: true }
+            }
+            Prefer::Location => {
+                Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0, considerate: true }
+            }
+            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0, considerate: true },
         }
     }
 
@@ -213,8 +230,8 @@ impl Weights {
 
 /// The score of a candidate of that tier.
 pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
-    let repaid_ms = if weights.patient { parts.repaid_ms } else { 0.0 };
-    let seconds = ((predicted_ms(parts) - repaid_ms) / 1e3).clamp(1e-4, 1e6);
+    let for_others_ms = if weights.considerate { parts.others_ms - parts.repaid_ms } else { 0.0 };
+    let seconds = ((predicted_ms(parts) + for_others_ms) / 1e3).clamp(1e-4, 1e6);
     // Most cost nothing, and a logarithm is half of what a score takes.
     let money = if cost_usd > 0.0 { (1.0 + 1e4 * cost_usd).log2() } else { 0.0 };
     let utility = -weights.time * (1.0 + seconds / weights.scale_s).log2() + weights.quality * parts.quality
@@ -268,6 +285,8 @@ mod tests {
             overhead: 0.05,
             prefill: 1000.0,
             decode: 20.0,
+            prefill_alone: 1000.0,
+            decode_alone: 20.0,
             load: 5.0,
             idle: Some(Duration::ZERO),
             measured: true,
@@ -304,6 +323,28 @@ mod tests {
         let demand = Demand::new(100, None, true);
         let busy = Standing { advertised: 1.0, ..standing() };
         assert!(predicted_ms(&predict(&busy, &demand)) > predicted_ms(&predict(&standing(), &demand)));
+    }
+
+    #[test]
+    fn what_a_call_costs_others_is_what_they_cost_it_and_decides_between_two_that_are_about_as_fast() {
+        let demand = Demand::new(1000, Some(100), true);
+        let shared = |decode, prefill| {
+            let crowded = Reading { outstanding: 2.0, decode, prefill, ..reading() };
+            predict(&Standing { reading: Some(crowded), ..standing() }, &demand)
+        };
+        // Alone 1.05 + 5 s; beside two others 2.05 + 8 s.
+        let (alone, crowded) = (shared(20.0, 1000.0), shared(12.5, 500.0));
+        assert_eq!(alone.others_ms, 0.0);
+        assert!((crowded.others_ms - 4000.0).abs() < 1e-6, "{crowded:?}");
+        assert!((predicted_ms(&crowded) - 10_052.0).abs() < 1e-6, "its own time is what it is: {crowded:?}");
+        // Nothing measured: by assumption.
+        let assumed = predict(&Standing { advertised: 2.0, ..standing() }, &demand);
+        assert!((assumed.others_ms - 6000.0 * (slowdown(2.0) - 1.0)).abs() < 1e-6, "{assumed:?}");
+        // Another machine, idle, that takes a second more.
+        let slower = Parts { decode_ms: crowded.decode_ms + 1000.0, others_ms: 0.0, ..crowded };
+        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), 0, parts, None, 0.0);
+        assert!(of(Prefer::Balanced, &slower) > of(Prefer::Balanced, &crowded));
+        assert!(of(Prefer::Latency, &slower) < of(Prefer::Latency, &crowded), "the caller has no time for others");
     }
 
     #[test]

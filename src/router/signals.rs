@@ -170,6 +170,9 @@ pub(super) struct Reading {
     pub(super) overhead: f64,
     pub(super) prefill: f64,
     pub(super) decode: f64,
+    /// The rates of a call that has the machine for itself.
+    pub(super) prefill_alone: f64,
+    pub(super) decode_alone: f64,
     pub(super) load: f64,
     /// Seconds of a usual call, queueing and loading aside; `None` before one was seen.
     pub(super) service: Option<f64>,
@@ -417,6 +420,8 @@ impl CapabilitySignals {
             overhead: self.overhead.value(overhead, now),
             prefill: self.prefill.value(prefill, company, now),
             decode: self.decode.value(decode, company, now),
+            prefill_alone: self.prefill.value(prefill, 0.0, now),
+            decode_alone: self.decode.value(decode, 0.0, now),
             load: self.load_time.value(load, now),
             service: self.service.is_measured(now).then(|| self.service.value(1.0, now)),
             idle: self.answered.map(|at| now.saturating_duration_since(at)),

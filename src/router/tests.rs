@@ -171,6 +171,23 @@ fn of_two_copies_the_sooner_answers() {
 }
 
 #[test]
+fn who_would_hold_others_up_is_passed_over_for_one_that_is_a_little_slower() {
+    let mesh = Mesh::new(vec![("fast", vec![chat_model("m", 7)]), ("idle", vec![chat_model("m", 14)])]);
+    mesh.paths(&[("fast", PathClass::Lan, 1), ("idle", PathClass::Lan, 1)]);
+    assert_eq!(mesh.order("m"), ["m@fast", "m@idle"]);
+    let two_run = Load { running: 2, queued: 0, limit: 4 };
+    mesh.router.signals().observe_load(&mesh.nodes["fast"], &chat_model("m", 7).id, two_run, Instant::now());
+    let decision = mesh.decide("m");
+    assert_eq!(order(&decision), ["m@idle", "m@fast"]);
+    let [idle, fast] = &decision.candidates[..] else { panic!("two candidates") };
+    assert!(idle.predicted > fast.predicted && fast.parts.others_ms > 0.0 && idle.parts.others_ms == 0.0);
+    assert!(decision.reason.contains("but there it would hold up the calls that run by"), "{}", decision.reason);
+    // Whoever is in a hurry is not asked to mind the others.
+    let hurried = Intent { preference: Preference::Latency, ..intent(Some("m")) };
+    assert_eq!(order(&mesh.router.decide(&hurried)), ["m@fast", "m@idle"]);
+}
+
+#[test]
 fn what_was_measured_overrules_what_was_expected() {
     let mesh = Mesh::new(vec![("a", vec![chat_model("m", 7)]), ("b", vec![chat_model("m", 7)])]);
     mesh.paths(&[("a", PathClass::Lan, 1), ("b", PathClass::Lan, 1)]);
