@@ -112,6 +112,24 @@ impl StaticEmbedder {
     }
 }
 
+/// The sum of the weighted rows of tokens. A closure would be compiled for the least that all processors have.
+struct Sum<'a> {
+    table: &'a StaticEmbedder,
+    ids: &'a [u32],
+    sum: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Sum<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for &id in self.ids {
+            self.table.add(id, self.sum);
+        }
+    }
+}
+
 impl Embedder for StaticEmbedder {
     fn space(&self) -> &Arc<str> {
         &self.space
@@ -132,10 +150,7 @@ impl Embedder for StaticEmbedder {
             left > 0
         });
         let mut sum = vec![0.0; self.dim];
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || ids.iter().for_each(|&id| self.add(id, &mut sum)),
-        );
+        pulp::Arch::new().dispatch(Sum { table: self, ids: &ids, sum: &mut sum });
         normalise(&mut sum);
         sum
     }

@@ -42,9 +42,10 @@ const SCORED: usize = 4 * MAX_CANDIDATES;
 struct Scored {
     score: f64,
     quality: f32,
-    parts: Parts,
     entry: EntryId,
     tier: i32,
+    /// Place of its parts in [`Choice::parts`]: to put these in order too would be to copy them about.
+    parts: u32,
 }
 
 impl Scored {
@@ -73,6 +74,8 @@ pub(super) struct Choice<'a> {
     demand: Demand,
     pub(super) weights: Weights,
     scored: Vec<Scored>,
+    /// What went into the scores.
+    parts: Vec<Parts>,
     /// Those that can do it, scored or not.
     pub(super) candidates_total: usize,
     pub(super) rejected: Vec<Rejected>,
@@ -89,9 +92,19 @@ impl<'a> Choice<'a> {
         demand: Demand,
         weights: Weights,
     ) -> Self {
-        let (scored, rejected) = (Vec::new(), Vec::new());
-        let (candidates_total, rejected_total) = (0, 0);
-        Self { world, needs, nodes, demand, weights, scored, candidates_total, rejected, rejected_total, cooling: None }
+        Self {
+            world,
+            needs,
+            nodes,
+            demand,
+            weights,
+            scored: Vec::new(),
+            parts: Vec::new(),
+            candidates_total: 0,
+            rejected: Vec::new(),
+            rejected_total: 0,
+            cooling: None,
+        }
     }
 
     /// Whether the caller wants it done on this node.
@@ -134,7 +147,8 @@ impl<'a> Choice<'a> {
             score::predict(&standing(self.world, entry, fact, node), &demand_of(self.world, entry, self.demand));
         parts.similarity = similarity;
         let score = score::score(&self.weights, tier, &parts, node.path.0, self.dollars(fact));
-        self.scored.push(Scored { score, quality: fact.quality, parts, entry: id, tier });
+        self.scored.push(Scored { score, quality: fact.quality, entry: id, tier, parts: self.parts.len() as u32 });
+        self.parts.push(parts);
         if self.scored.len() >= SCORED {
             self.keep_best();
         }
@@ -145,6 +159,11 @@ impl<'a> Choice<'a> {
         if self.scored.len() > MAX_CANDIDATES {
             self.scored.select_nth_unstable_by(MAX_CANDIDATES, Scored::order);
             self.scored.truncate(MAX_CANDIDATES);
+            let parts = self.scored.iter_mut().zip(0..).filter_map(|(scored, place)| {
+                let old = std::mem::replace(&mut scored.parts, place);
+                self.parts.get(old as usize).copied()
+            });
+            self.parts = parts.collect();
         }
     }
 
@@ -174,13 +193,14 @@ impl<'a> Choice<'a> {
 
     fn candidate(&self, scored: &Scored) -> Option<Candidate> {
         let entry = self.world.snapshot.entry(scored.entry)?;
+        let parts = *self.parts.get(scored.parts as usize)?;
         Some(Candidate {
             node: entry.node,
             node_name: Arc::clone(&entry.node_name),
             capability: Arc::clone(&entry.capability),
             score: scored.score,
-            predicted: score::predicted(&scored.parts),
-            parts: scored.parts,
+            predicted: score::predicted(&parts),
+            parts,
         })
     }
 }

@@ -108,18 +108,18 @@ impl Fact {
     /// Equal for those of one group.
     const fn group_key(&self) -> GroupKey {
         let sets = (self.operations, self.modalities, self.features);
-        (sets, self.context, self.speciality, self.kind, self.own_field)
+        (sets, self.context, self.speciality, self.kind, (self.own_field, self.class == NO_CLASS))
     }
 }
 
-type GroupKey = ((OperationSet, ModalitySet, FeatureSet), u32, Speciality, u32, bool);
+type GroupKey = ((OperationSet, ModalitySet, FeatureSet), u32, Speciality, u32, (bool, bool));
 
 /// Entries that can do the same, as far as that is decided before they are scored. A mesh of thousands of capabilities has
 /// a few dozen groups.
 #[derive(Debug)]
 pub(super) struct Group {
     /// Of one of them. They have in common what they can do ([`Needs::meets`](super::requirements::Needs::meets)), their kind
-    /// and speciality, and whether they have a field of their own.
+    /// and speciality, whether they have a field of their own, and whether the classifier knows them.
     pub(super) fact: Fact,
     /// The places of all of them, ascending.
     pub(super) places: Vec<u32>,
@@ -196,6 +196,8 @@ pub(super) struct Facts {
     taught: Option<Arc<Taught>>,
     /// As the snapshot's entries.
     pub(super) entries: Vec<Fact>,
+    /// [`Fact::group`] of each entry, side by side: a search asks for hundreds of them.
+    pub(super) group_of: Vec<u32>,
     /// The nodes that have entries, and their load class.
     pub(super) nodes: Vec<(PeerId, u8)>,
     /// Each kind once.
@@ -213,7 +215,7 @@ impl Facts {
         let mut kind_places: HashMap<&Kind, u32> = HashMap::new();
         let mut groups: Vec<Group> = Vec::new();
         let mut group_places: HashMap<GroupKey, usize> = HashMap::new();
-        let entries = snapshot
+        let entries: Vec<Fact> = snapshot
             .entries()
             .iter()
             .zip(0_u32..)
@@ -242,7 +244,8 @@ impl Facts {
                 fact
             })
             .collect();
-        Self { of: Arc::downgrade(snapshot), taught, entries, nodes, kinds, groups }
+        let group_of = entries.iter().map(|fact| fact.group).collect();
+        Self { of: Arc::downgrade(snapshot), taught, entries, group_of, nodes, kinds, groups }
     }
 
     /// The classifier to which [`Fact::class`] belongs.

@@ -21,7 +21,7 @@ use super::bars::Bars;
 use super::classifier::Text;
 use super::decision::{MAX_CANDIDATES, Taken};
 use super::doubt::{Contender, is_doubtful};
-use super::facts::{Fact, Facts, NO_CLASS};
+use super::facts::{Fact, Facts};
 use super::lesson::{Class, Taught, name_of};
 use super::likeness::Prototypes;
 use super::speciality::{Speciality, speciality_of_kind, subject};
@@ -99,7 +99,7 @@ impl Audience<'_> {
 pub(super) fn judge(query: &str, audience: &Audience<'_>) -> Verdict {
     match audience.facts.taught() {
         Some(taught) if !audience.only_general() => by_class(query, audience, taught),
-        _ => by_likeness(query, audience.snapshot.question(query), audience, |_| true),
+        _ => by_likeness(query, audience.snapshot.question(query), audience, audience.own_field),
     }
 }
 
@@ -167,7 +167,7 @@ fn by_class(query: &str, audience: &Audience<'_>, taught: &Taught) -> Verdict {
     });
     if meant.is_none() && unlearnt {
         // Whoever the classifier does not know may still be meant.
-        let alone = by_likeness(query, question, audience, |fact| fact.class == NO_CLASS);
+        let alone = by_likeness(query, question, audience, &own_field.unlearnt());
         if matches!(alone.meant, Some(Meant::Entries(_))) {
             return alone;
         }
@@ -191,20 +191,13 @@ fn kind_in_words(kind: &Kind) -> String {
     }
 }
 
-/// By likeness alone, among those that `counts` lets.
-fn by_likeness<'a>(
-    query: &'a str,
-    question: Question<'a>,
-    audience: &Audience<'_>,
-    counts: impl Fn(&Fact) -> bool,
-) -> Verdict {
-    let Audience { snapshot, facts, prototypes, own_field, .. } = audience;
+/// By likeness alone, among these entries with a field of their own.
+fn by_likeness<'a>(query: &'a str, question: Question<'a>, audience: &Audience<'_>, own_field: &Subset<'_>) -> Verdict {
+    let Audience { snapshot, prototypes, .. } = audience;
     // The prototypes are in the catalog's embedding space, so that one embedding does for both.
     let (question, scale) = prototypes.read(query, question);
     let likeness = prototypes.likeness(&question);
-    let hits = snapshot.search_kept(&question, MAX_CANDIDATES, |place| {
-        own_field.has(place) && facts.entries.get(place).is_some_and(&counts)
-    });
+    let hits = snapshot.search_kept(&question, MAX_CANDIDATES, |place| own_field.has(place));
     let special = [
         (Speciality::Code, likeness.code),
         (Speciality::Reasoning, likeness.reasoning),

@@ -1,6 +1,6 @@
 //! Some of the entries of a snapshot: those of some groups, on some nodes.
 
-use super::facts::{Fact, Facts};
+use super::facts::{Fact, Facts, NO_CLASS};
 use super::speciality::Speciality;
 use crate::catalog::EntryId;
 
@@ -20,8 +20,18 @@ impl<'a> Subset<'a> {
 
     /// Those of these that are of a speciality.
     pub(super) fn of(&self, speciality: Speciality) -> Self {
+        self.only(|fact| fact.speciality == speciality)
+    }
+
+    /// Those of these that the classifier does not know.
+    pub(super) fn unlearnt(&self) -> Self {
+        self.only(|fact| fact.class == NO_CLASS)
+    }
+
+    /// Those of these whose groups are so.
+    fn only(&self, is_so: impl Fn(&Fact) -> bool) -> Self {
         let groups = self.facts.groups.iter().zip(&self.groups);
-        let groups = groups.map(|(group, wanted)| *wanted && group.fact.speciality == speciality).collect();
+        let groups = groups.map(|(group, wanted)| *wanted && is_so(&group.fact)).collect();
         Self { groups, ..*self }
     }
 
@@ -31,13 +41,17 @@ impl<'a> Subset<'a> {
     }
 
     fn takes(&self, fact: &Fact) -> bool {
-        self.has_group(fact.group)
-            && self.nodes.is_none_or(|nodes| nodes.get(fact.node as usize).copied().unwrap_or(false))
+        self.has_group(fact.group) && self.has_node(fact)
+    }
+
+    fn has_node(&self, fact: &Fact) -> bool {
+        self.nodes.is_none_or(|nodes| nodes.get(fact.node as usize).copied().unwrap_or(false))
     }
 
     /// Whether the entry at this place is among them.
     pub(super) fn has(&self, place: usize) -> bool {
-        self.facts.entries.get(place).is_some_and(|fact| self.takes(fact))
+        self.facts.group_of.get(place).is_some_and(|group| self.has_group(*group))
+            && (self.nodes.is_none() || self.facts.entries.get(place).is_some_and(|fact| self.has_node(fact)))
     }
 
     /// All of them, in the order of the snapshot.

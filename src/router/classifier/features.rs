@@ -61,7 +61,7 @@ pub(super) fn features(text: &str) -> Sparse {
 
 /// How often each bucket was hit. Cheaper than to sort the hits.
 struct Counts {
-    by_bucket: [u16; BUCKETS],
+    by_bucket: [u8; BUCKETS],
     /// A bit for each bucket that was hit.
     hit: [u64; BUCKETS / 64],
     different: usize,

@@ -191,11 +191,10 @@ fn score(head: &Head, shelf: &Shelf, classes: usize, row: &Row, available: impl 
     let mut scores: Vec<f32> = heads.iter().zip(&likeness).map(|(head, like)| head + LIKENESS * like).collect();
     let mut looked_at: Vec<usize> = (0..classes).collect();
     if classes > LOOKED_AT {
-        looked_at.sort_unstable_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         // Among them are the best whether they are available or not, and the best of those that are.
-        let can = looked_at[LOOKED_AT..].iter().copied().filter(|class| available(*class)).take(LOOKED_AT / 2);
-        let can: Vec<usize> = can.collect();
-        looked_at.truncate(LOOKED_AT);
+        let mut can = best_of(&mut looked_at, LOOKED_AT, &scores);
+        can.retain(|class| available(*class));
+        best_of(&mut can, LOOKED_AT / 2, &scores);
         looked_at.extend(can);
     }
     let mut products = Vec::new();
@@ -204,6 +203,15 @@ fn score(head: &Head, shelf: &Shelf, classes: usize, row: &Row, available: impl 
         scores[class] = heads[class] + LIKENESS * likeness[class];
     }
     Scored { heads, scores, likeness, looked_at }
+}
+
+/// Leaves the `count` classes with the highest scores, in no order, and gives the others.
+fn best_of(classes: &mut Vec<usize>, count: usize, scores: &[f32]) -> Vec<usize> {
+    if classes.len() <= count {
+        return Vec::new();
+    }
+    classes.select_nth_unstable_by(count, |a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+    classes.split_off(count)
 }
 
 impl Scored {
