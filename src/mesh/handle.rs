@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::address::{Seed, of_advert, path_class};
-use super::call;
+use super::calling::{self, NotCalled};
 use super::command::{Command, JoinError};
 use super::identity::Identity;
 use super::member::Closed;
 use super::pair::Joins;
 use super::situation::Situation;
-use super::streams::{Control, OpenError, Prefer, Stream};
+use super::streams::{Control, OpenError};
 use super::view::{MeshView, PathClass};
 use crate::capability::{Call, Capability, ErrorClass, Failure, FrameStream, PeerId};
 use crate::catalog::Adverts;
@@ -27,9 +27,6 @@ const NEAR: Duration = Duration::from_millis(1500);
 
 /// The same over the internet or through a relay: DNS, handshakes and the gate over a slow path.
 const FAR: Duration = Duration::from_secs(5);
-
-/// What is left for the callee's first frame when opening the stream took nearly all the time.
-const MIN_ACCEPT: Duration = Duration::from_millis(100);
 
 /// How long to wait for a seed: one attempt with both transports.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
@@ -165,26 +162,11 @@ impl Handle {
         let is_near =
             path.map_or_else(|| addresses().iter().all(|address| near(path_class(address, &Default::default()))), near);
         let limit = if is_near { NEAR } else { FAR }.min(call.deadline);
-        let started = tokio::time::Instant::now();
         let control = Control::clone(&self.shared.control.load());
-        let left = || limit.saturating_sub(started.elapsed());
-        let make = async |stream: Result<Stream, OpenError>| {
-            let stream = stream.map_err(|error| unreachable(&name(), &error))?;
-            let limits = call::Limits { accept: left().max(MIN_ACCEPT), ..call::Limits::default() };
-            let call = Call { deadline: call.deadline.saturating_sub(started.elapsed()), ..call.clone() };
-            // Boxed because it is large, and every caller would carry it.
-            Box::pin(call::call(stream, node, &call, limits, Stream::keep)).await
-        };
-        let stream = control.open(node, addresses, Prefer::Direct, limit).await;
-        let is_kept = stream.as_ref().is_ok_and(Stream::is_kept);
-        let called = match make(stream).await {
-            // Most likely the other side had just given the stream up.
-            Err(unanswered) if unanswered.unheard && is_kept && !left().is_zero() => {
-                make(control.open_new(node, addresses, Prefer::Direct, left()).await).await
-            }
-            called => called,
-        };
-        called.map_err(|unanswered| unanswered.failure)
+        calling::call(&control, node, &addresses, &call, limit).await.map_err(|not_called| match not_called {
+            NotCalled::Unreachable(error) => unreachable(&name(), &error),
+            NotCalled::Failed(failure) => failure,
+        })
     }
 
     /// Connects to one more seed, and returns the node that answers there. A seed that does not answer is kept

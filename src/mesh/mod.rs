@@ -30,6 +30,7 @@ mod address;
 mod behaviour;
 mod book;
 pub mod call;
+mod calling;
 mod causes;
 mod command;
 mod connections;

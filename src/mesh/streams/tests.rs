@@ -16,6 +16,7 @@ use libp2p::swarm::{
 use libp2p::{PeerId, StreamProtocol, quic};
 use libp2p_swarm_test::SwarmExt as _;
 use prometheus_client::metrics::counter::Counter;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +26,8 @@ use super::links::{Best, Link, Links, Rank};
 use super::*;
 use crate::capability::{Call, CapabilityId, Chunk, Frame, Load, Operation};
 use crate::mesh::call;
+use crate::mesh::calling::{self, NotCalled};
+use crate::wire::v1;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/atmosphere/test/call/1");
 /// Long enough for a loaded machine: no test waits for it.
@@ -258,21 +261,25 @@ async fn a_call_runs_over_quic_where_leaving_looks_like_a_clean_end() {
     calls_between(Node::over_quic().await, Node::over_quic().await).await;
 }
 
+fn request(payload: impl Into<bytes::Bytes>) -> Call {
+    Call {
+        id: "1".into(),
+        capability: CapabilityId::from("c"),
+        operation: Operation::Chat,
+        payload: payload.into(),
+        content_type: "application/json".into(),
+        stream: true,
+        deadline: SOON,
+        headers: std::collections::BTreeMap::new(),
+    }
+}
+
 async fn calls_between(near: Node, mut far: Node) {
     let inbound = far.inbound.take().expect("not taken yet");
     let (sender, mut calls) = mpsc::channel(8);
     let streams = ReceiverStream::new(inbound).map(|inbound| (inbound.from, inbound.stream));
     tokio::spawn(call::serve(streams, |_| Ok(()), sender, call::ServerLimits::default(), CancellationToken::new()));
-    let request = Call {
-        id: "1".into(),
-        capability: CapabilityId::from("c"),
-        operation: Operation::Chat,
-        payload: vec![b'x'; 1_000_000].into(),
-        content_type: "application/json".into(),
-        stream: true,
-        deadline: SOON,
-        headers: std::collections::BTreeMap::new(),
-    };
+    let request = request(vec![b'x'; 1_000_000]);
     let piece = || Frame::Chunk(Chunk { data: vec![1; 300_000].into(), content_type: None });
     let end = Frame::End { usage: None, load: None };
     for leaves in [false, true] {
@@ -342,6 +349,52 @@ async fn a_stream_that_was_kept_is_the_next_one_unless_the_other_side_closed_it(
         }
     }
     assert!(!kept, "what the other side has closed is not taken");
+}
+
+/// Reads a request off a stream.
+async fn request_on(stream: &mut Stream) {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).await.expect("a length");
+    let mut request = vec![0; u32::from_be_bytes(len) as usize];
+    stream.read_exact(&mut request).await.expect("a request");
+}
+
+/// Answers it with nothing, and says that the stream takes another one.
+async fn answer_on(stream: &mut Stream) {
+    let end = v1::frame::Body::End(v1::End { keep: true, ..v1::End::default() });
+    for body in [v1::frame::Body::Accepted(v1::Accepted::default()), end] {
+        let frame = v1::Frame { body: Some(body) }.encode_to_vec();
+        let len = u32::try_from(frame.len()).expect("short").to_be_bytes();
+        stream.write_all(&[&len[..], &frame].concat()).await.expect("written");
+    }
+    stream.flush().await.expect("flushed");
+}
+
+#[tokio::test]
+async fn a_call_on_a_stream_that_the_other_side_gives_up_just_then_is_made_once_more_on_a_new_one() {
+    let (near, mut far) = (Node::start().await, Node::start().await);
+    let mut inbound = far.inbound.take().expect("not taken yet");
+    let answering = tokio::spawn(async move {
+        for answers in [true, true, false] {
+            let mut stream = inbound.recv().await.expect("a stream").stream;
+            request_on(&mut stream).await;
+            if answers {
+                answer_on(&mut stream).await;
+                // The next one comes on it, and gets no answer any more.
+                request_on(&mut stream).await;
+            }
+        }
+        inbound
+    });
+    let (request, addresses) = (request("small"), || vec![far.address.clone()]);
+    let ask = async || calling::call(&near.control, far.id, addresses, &request, SOON).await;
+    for _ in 0..2 {
+        let frames: Vec<_> = ask().await.expect("admitted").collect().await;
+        assert_eq!(frames.len(), 2, "{frames:?}");
+    }
+    assert!(matches!(ask().await, Err(NotCalled::Failed(_))), "once more, and not for ever");
+    let mut inbound = answering.await.expect("no panic");
+    assert!(inbound.try_recv().is_err(), "three streams for three calls and two more attempts");
 }
 
 #[test]
