@@ -31,7 +31,6 @@
 //! | of four intents that have nothing to do with each other | 96.5 | 98.8 | 99.3 | 99.9 |
 //! | of eight such intents | 92.6 | 97.2 | 98.7 | 99.7 |
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use super::texts::texts;
@@ -78,9 +77,6 @@ impl Query {
         Some(Self { exact, scale: unit_scale(&bytes.values), step: bytes.scale, values: bytes.values, left })
     }
 }
-
-/// Vectors of a capability that are compared side by side.
-const LANES: usize = 8;
 
 /// The vectors of one capability: rows `start..end`.
 #[derive(Debug, Clone, Copy)]
@@ -217,26 +213,13 @@ impl Block {
         let rows = span.start as usize..span.end as usize;
         products.resize(rows.len(), 0);
         dots(&query.values, &self.values[rows.start * self.dim..rows.end * self.dim], products);
-        let (mut best, mut sum) = ([f32::MIN; LANES], [0.0_f32; LANES]);
-        for (products, scales) in products.chunks(LANES).zip(self.scales[rows].chunks(LANES)) {
-            for (((best, sum), &product), scale) in best.iter_mut().zip(&mut sum).zip(products).zip(scales) {
-                let similarity = product as f32 * scale;
-                *best = best.max(similarity);
-                *sum += similarity;
-            }
+        let (mut best, mut sum) = (-1.0_f32, 0.0_f32);
+        for (&product, scale) in products.iter().zip(&self.scales[rows]) {
+            let similarity = product as f32 * scale;
+            best = best.max(similarity * query.scale);
+            sum += similarity;
         }
-        let (best, sum) = (best.into_iter().fold(f32::MIN, f32::max), sum.into_iter().sum::<f32>());
-        Some(likeness(best * query.scale, sum * query.scale * span.per_length))
-    }
-
-    /// Reads a byte of each of a capability's vectors, so that they are on their way into the near caches when
-    /// [`likeness`](Self::likeness) is asked for. Of several capabilities, they come side by side.
-    #[inline]
-    pub(super) fn touch(&self, capability: usize) {
-        if let Some(span) = self.spans.get(capability) {
-            let rows = self.values.get(span.start as usize * self.dim..span.end as usize * self.dim);
-            black_box(rows.unwrap_or_default().iter().step_by(self.dim.max(1)).fold(0, |all, byte| all ^ byte));
-        }
+        Some(likeness(best, sum * query.scale * span.per_length))
     }
 
     /// The exact likeness of a capability, and its nearest text. `products` is room to work in.

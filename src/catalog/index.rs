@@ -16,17 +16,12 @@ use super::entry::{EntryId, Hit};
 use super::graph::Graph;
 
 /// Candidates by centroid whose vectors are looked at: of a large mesh, and of a small one. Between the two it is one of
-/// [`NEAR_SHARE`] capabilities.
+/// eight capabilities.
 const NEAR: usize = 256;
 const NEAR_OF_FEW: usize = 128;
-const NEAR_SHARE: usize = 8;
 
 /// Candidates that are judged exactly: the first of all is among so many by bytes.
 const JUDGED: usize = 32;
-
-/// Candidates whose vectors are sent for together. They lie far apart, and a processor that waits for one after the other
-/// waits for most of a search.
-const TOUCHED: usize = 32;
 
 /// Centroids that the graph is asked for. More would find one more of a hundred, and take as long as a scan.
 const GRAPH_WIDTH: usize = 192;
@@ -138,7 +133,7 @@ impl Index {
         }
         let near = self.near_by_graph(query, count, &kept).unwrap_or_else(|| {
             let all = 0..self.placed.len();
-            let near = (self.capabilities / NEAR_SHARE).clamp(NEAR_OF_FEW, NEAR);
+            let near = (self.capabilities / 8).clamp(NEAR_OF_FEW, NEAR);
             self.scan(query, count.max(near), &kept, all)
         });
         let best = self.best(query, count.max(JUDGED), near);
@@ -205,15 +200,10 @@ impl Index {
             return candidates;
         }
         let (mut nearest, mut products) = (Nearest::new(count), Vec::new());
-        let mut places = Vec::with_capacity(TOUCHED);
-        for entries in candidates.chunks(TOUCHED) {
-            places.clear();
-            places.extend(entries.iter().filter_map(|entry| Some((*entry, self.place(*entry)?))));
-            places.iter().for_each(|(_, (block, capability))| block.touch(*capability));
-            for (entry, (block, capability)) in &places {
-                if let Some(likeness) = block.likeness(query, *capability, &mut products) {
-                    nearest.offer(likeness, *entry);
-                }
+        for entry in candidates {
+            let Some((block, capability)) = self.place(entry) else { continue };
+            if let Some(likeness) = block.likeness(query, capability, &mut products) {
+                nearest.offer(likeness, entry);
             }
         }
         nearest.into_entries()
