@@ -199,6 +199,11 @@ impl Policy for Oracle {
     }
 }
 
+/// What four bytes a token come to, which is not exact.
+fn estimated(prompt_tokens: u32) -> u32 {
+    (f64::from(prompt_tokens) * 1.1) as u32
+}
+
 /// The router of a node, on a clock of its own.
 struct Ours {
     router: Router,
@@ -253,8 +258,7 @@ impl Policy for Ours {
             operation: Operation::Chat,
             target: Target::Named("llama3.1:8b".into()),
             requirements: Requirements {
-                // What four bytes a token come to, which is not exact.
-                prompt_tokens: (f64::from(work.prompt_tokens) * 1.1) as u32,
+                prompt_tokens: estimated(work.prompt_tokens),
                 max_output_tokens: work.max_tokens,
                 stream: true,
                 ..Requirements::default()
@@ -290,7 +294,7 @@ impl Policy for Ours {
             first_chunk: seconds(first - job.since),
             rest: seconds(now - first),
             loading: job.loading.map(seconds),
-            prompt_tokens: u64::from(job.work.prompt_tokens),
+            prompt_tokens: u64::from(estimated(job.work.prompt_tokens)),
             completion_tokens: u64::from(job.work.answer_tokens),
             streamed: true,
             decodes: true,

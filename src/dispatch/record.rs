@@ -229,13 +229,14 @@ impl Record {
             first_chunk: first_chunk.min(began.elapsed()),
             rest,
             loading: course.loading,
-            prompt_tokens: usage.map_or(u64::from(self.prompt_tokens), |usage| usage.prompt_tokens),
+            prompt_tokens: u64::from(self.prompt_tokens),
             completion_tokens: usage.map_or(course.events, |usage| usage.completion_tokens),
             streamed: self.streamed,
             decodes: self.decodes,
             first_ratio,
             company: course.company(),
-            cached_tokens: usage.and_then(|usage| usage.cached_tokens),
+            cached_tokens: usage
+                .and_then(|usage| as_estimated(usage.cached_tokens?, usage.prompt_tokens, self.prompt_tokens)),
             warm_tokens: if role == Role::Prefill { 0.0 } else { parts.warm_tokens },
         })
     }
@@ -286,6 +287,11 @@ impl Record {
     }
 }
 
+/// Tokens as the backend counts them, in those that the prompt was estimated to have.
+fn as_estimated(tokens: u64, of: u64, estimate: u32) -> Option<u64> {
+    u64::try_from(u128::from(tokens.min(of)) * u128::from(estimate) / u128::from(of.max(1))).ok()
+}
+
 impl Drop for Record {
     /// Dropped while open: the caller has left.
     fn drop(&mut self) {
@@ -301,5 +307,20 @@ impl Drop for Record {
             }
         }
         self.close(Outcome::Cancelled, CLIENT_CLOSED, left.first().map(|current| current.candidate), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cached_is_counted_as_the_prompt_is() {
+        // A model that cuts text into three times as many tokens as was thought, and one that said nonsense.
+        assert_eq!(as_estimated(2_700, 3_000, 1_000), Some(900));
+        assert_eq!(as_estimated(0, 3_000, 1_000), Some(0));
+        assert_eq!(as_estimated(5_000, 3_000, 1_000), Some(1_000));
+        assert_eq!(as_estimated(7, 0, 1_000), Some(0));
+        assert_eq!(as_estimated(u64::MAX, u64::MAX, u32::MAX), Some(u64::from(u32::MAX)));
     }
 }

@@ -141,7 +141,8 @@ pub struct Observation {
     pub rest: Duration,
     /// Loading the weights, when it was seen.
     pub loading: Option<Duration>,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt as they were estimated before the call: rates are learnt in the unit in which they are asked for,
+    /// whatever the model makes of the text.
     pub prompt_tokens: u64,
     /// Tokens of the answer; 0 when unknown.
     pub completion_tokens: u64,
@@ -151,7 +152,7 @@ pub struct Observation {
     pub decodes: bool,
     /// The time to the first content, over what was predicted for it.
     pub first_ratio: Option<f64>,
-    /// Tokens of the prompt that were in a cache of the backend, where it told.
+    /// Of these tokens, those that were in a cache of the backend, where it told.
     pub cached_tokens: Option<u64>,
     /// Tokens of the prompt that this backend had read before, as far as this node knows.
     pub warm_tokens: f64,

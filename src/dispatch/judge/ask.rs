@@ -138,7 +138,7 @@ fn observed(course: &Course, texts: &[&str]) -> Option<Observation> {
         first_chunk: course.until_first_chunk()?,
         rest: Duration::ZERO,
         loading: course.loading,
-        prompt_tokens: course.usage.map_or(u64::from(tokens(texts)), |usage| usage.prompt_tokens),
+        prompt_tokens: u64::from(tokens(texts)),
         completion_tokens: 0,
         streamed: false,
         decodes: false,
