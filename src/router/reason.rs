@@ -128,7 +128,7 @@ fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {
             time(second.predicted),
             time(Duration::from_secs_f64(first.parts.repaid_ms / 1e3)),
         ),
-        Some(second) if first.predicted > second.predicted && first.parts.others_ms < second.parts.others_ms => {
+        Some(second) if first.predicted > second.predicted && cost_ms(first) < cost_ms(second) => {
             format!(
                 "can run in {} places; {node} is expected in {}, {} in {}, but there it would hold up the calls that run by {} in all",
                 grounds.candidates_total,
@@ -148,6 +148,11 @@ fn where_by_name(grounds: &Grounds<'_>, first: &Candidate) -> String {
             behind(first, second)
         ),
     }
+}
+
+/// Its own time, and what it costs others.
+fn cost_ms(candidate: &Candidate) -> f64 {
+    candidate.predicted.as_secs_f64() * 1e3 + candidate.parts.others_ms
 }
 
 /// Tokens that must be saved for it to be worth a word.
