@@ -55,6 +55,26 @@ async fn the_second_holder_answers_when_the_first_is_killed() {
 }
 
 #[tokio::test]
+async fn a_holder_that_is_started_anew_is_listed_with_its_model_all_the_time() {
+    let backend = Backend::start("only", &["llama3.1:8b"]);
+    let mut cluster =
+        Cluster::start(vec![NodePlan::named("laptop"), NodePlan::named("holder").backend(backend.url())]).await;
+    cluster[0].sees_model("llama3.1:8b").await;
+
+    cluster[1].kill();
+    // Finding out what there is takes longer than the first advert would.
+    backend.lists_after(Duration::from_millis(800));
+    backend.pull("qwen3:4b");
+    cluster[1].run_again();
+    eventually("the new run is known", PATIENCE, async || {
+        let models = cluster[0].models().await;
+        assert!(models.iter().any(|model| model == "llama3.1:8b"), "it is gone for a while: {models:?}");
+        models.iter().any(|model| model == "qwen3:4b")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_second_holder_it_is_a_clear_503_and_then_a_404() {
     let backend = Backend::start("only", &["llama3.1:8b"]);
     let mut cluster =

@@ -87,10 +87,11 @@ async fn an_answer_by_chance_and_one_with_failover_off_end_with_an_error() {
         cluster[dead].restart().await;
     }
     cluster[0].sees_holders(MODEL, 2).await;
-    let (whole, _) = killed_in_the_middle(&mut cluster, &chat_stream(MODEL, "hello"), &[]).await;
+    let (whole, decision) = killed_in_the_middle(&mut cluster, &chat_stream(MODEL, "hello"), &[]).await;
     let error = whole.error().expect("an error event");
     let message = error["message"].as_str().unwrap_or_default();
-    assert!(message.contains("continues a partial answer"), "{error}");
+    let logged = cluster[0].get_json(&format!("/v1/mesh/decisions/{decision}")).await;
+    assert!(message.contains("continues a partial answer"), "{error}: {logged}");
     assert_eq!(whole.dones, 0);
 }
 

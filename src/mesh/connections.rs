@@ -38,6 +38,9 @@ const DUPLICATE_GRACE: Duration = Duration::from_secs(10);
 /// The same for one that was made to see whether a node can be reached: after some round trips it has done what it was for.
 const TEST_GRACE: Duration = Duration::from_secs(3);
 
+/// A node that is started anew sooner than this after it was connected is not taken for one.
+const SHORTEST_RUN: Duration = Duration::from_secs(2);
+
 /// First wait before a node that could not be reached is dialled again.
 const REDIAL_MIN: Duration = Duration::from_secs(1);
 
@@ -297,6 +300,14 @@ impl Connections {
         let answers = |link: &Link| link.heard.saturating_duration_since(link.since) >= age / 2;
         let settled = self.links.iter().filter(|(_, links)| links.iter().all(old) && links.iter().any(answers));
         settled.map(|(node, _)| *node).collect()
+    }
+
+    /// Whether a node that began a new run has a connection that is left of the run before: one that is much older than the
+    /// latest. Two that are made at once are those of two nodes that dialled each other.
+    #[must_use]
+    pub fn outlives_a_run(&self, node: &PeerId) -> bool {
+        let since = || self.links.get(node).into_iter().flatten().map(|link| link.since);
+        since().max().zip(since().min()).is_some_and(|(latest, oldest)| latest - oldest > SHORTEST_RUN)
     }
 
     /// Connections to let go because there are too many: first relayed ones beside direct ones, then those to nodes that

@@ -210,3 +210,20 @@ fn a_detour_is_tried_to_be_cut_short_ever_more_rarely_and_by_one_side() {
     other_side.opened(own, link(1, PathClass::Relayed, LinkTransport::Relay, false, start));
     assert!(other_side.detours_due(start + Duration::from_secs(9000)).is_empty());
 }
+
+#[test]
+fn a_connection_that_is_much_older_than_the_latest_is_of_a_former_run() {
+    let (own, node) = two_ids();
+    let start = Instant::now();
+    let mut connections = Connections::new(own);
+    assert!(!connections.outlives_a_run(&node));
+    let at = |id, since| link(id, PathClass::Lan, LinkTransport::Quic, true, since);
+    connections.opened(node, at(1, start));
+    connections.opened(node, at(2, start + Duration::from_millis(300)));
+    assert!(!connections.outlives_a_run(&node), "the two dialled each other");
+    connections.opened(node, at(3, start + Duration::from_secs(3)));
+    assert!(connections.outlives_a_run(&node));
+    connections.closed(&node, ConnectionId::new_unchecked(1));
+    connections.closed(&node, ConnectionId::new_unchecked(2));
+    assert!(!connections.outlives_a_run(&node));
+}

@@ -200,7 +200,7 @@ pub fn start(
         commands: asked,
         outlets: driver::Outlets { view, adverts, events, measures: driver::Measures::new(metrics) },
         epochs,
-        capabilities: Arc::default(),
+        capabilities: None,
         load: 0,
     };
     let (closed, data_dir) = (settings.closed.clone(), settings.data_dir.clone());

@@ -49,6 +49,9 @@ pub struct Settings {
     pub admit: Admission,
     /// How long this node's adverts are believed without a sign of life.
     pub advert_ttl: Duration,
+    /// How long the first advert waits for somebody to say what this node can do. One that is made before would replace what
+    /// others know of the run before this.
+    pub first_advert_within: Duration,
     /// Where the peer book and the epoch are kept; without it they are forgotten.
     pub data_dir: Option<PathBuf>,
     /// The runtime of the connections, and of the driver unless it has a thread of its own. Calls pass between the
@@ -76,6 +79,7 @@ impl Default for Settings {
             external_addresses: Vec::new(),
             admit: Admission::Private,
             advert_ttl: DEFAULT_ADVERT_TTL,
+            first_advert_within: Duration::ZERO,
             data_dir: None,
             runtime: None,
             own_thread: false,

@@ -48,6 +48,9 @@ use stop::Stop;
 /// milliseconds; one that is off must not hold up the rest.
 const SETTLE: Duration = Duration::from_millis(2500);
 
+/// How long the mesh waits for this node to find out what it can do. The start's own wait is the usual limit.
+const FIRST_ADVERT: Duration = Duration::from_secs(5);
+
 /// What a started node can say about itself.
 #[derive(Debug, Clone)]
 pub struct Up {

@@ -87,6 +87,7 @@ pub(super) fn mesh(config: &Config, closed: Option<mesh::Closed>, more_seeds: Ve
             Admit::Everybody => mesh::Admission::Everybody,
         },
         advert_ttl: config.mesh.advert_ttl,
+        first_advert_within: super::FIRST_ADVERT,
         data_dir: Some(config.data_dir.clone()),
         runtime: tokio::runtime::Handle::try_current().ok(),
         own_thread: true,

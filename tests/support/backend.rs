@@ -119,7 +119,8 @@ pub struct Backend {
 
 pub(super) struct Shared {
     name: String,
-    models: Vec<String>,
+    models: Mutex<Vec<String>>,
+    lists_after: Mutex<Duration>,
     mode: Mutex<Mode>,
     requests: Mutex<Vec<Value>>,
     headers: Mutex<Vec<HeaderMap>>,
@@ -161,6 +162,16 @@ impl Backend {
         *self.shared.mode.lock() = mode;
     }
 
+    /// Gives it one more model.
+    pub fn pull(&self, model: &str) {
+        self.shared.models.lock().push(model.to_owned());
+    }
+
+    /// It lists its models only after this, as one does that is busy.
+    pub fn lists_after(&self, wait: Duration) {
+        *self.shared.lists_after.lock() = wait;
+    }
+
     /// What its embedding model makes of texts, instead of one vector for all.
     pub fn embeds(&self, embedder: impl Fn(&str) -> Vec<f64> + Send + Sync + 'static) {
         *self.shared.embedder.lock() = Some(Box::new(embedder));
@@ -196,7 +207,8 @@ impl Shared {
     pub(super) fn new(name: &str, models: &[&str]) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
-            models: models.iter().map(|model| (*model).to_owned()).collect(),
+            models: Mutex::new(models.iter().map(|model| (*model).to_owned()).collect()),
+            lists_after: Mutex::default(),
             mode: Mutex::new(Mode::quick()),
             requests: Mutex::default(),
             headers: Mutex::default(),
@@ -313,8 +325,11 @@ impl Drop for Running {
 }
 
 pub(super) async fn models_list(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let wait = *shared.lists_after.lock();
+    tokio::time::sleep(wait).await;
     let models: Vec<Value> = shared
         .models
+        .lock()
         .iter()
         .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "double"}))
         .collect();

@@ -38,10 +38,10 @@ pub enum MemberRequest {
 impl Driver {
     /// What this node can do is now this. What its role does not let it offer it keeps to itself.
     pub(super) fn advertise(&mut self, capabilities: Vec<Arc<Capability>>, load: u8, now: Instant) {
-        self.members.capabilities = capabilities.into();
         let offers = self.settings.closed.as_ref().is_none_or(|closed| closed.role().offers());
-        let offered = if offers { self.members.capabilities.to_vec() } else { Vec::new() };
-        self.teller.set(offered, load, now);
+        self.members.capabilities = Some(capabilities.clone().into());
+        self.teller.set(if offers { capabilities } else { Vec::new() }, load, now);
+        self.teller.let_go();
     }
 
     /// Looks after the roster: tells what is new, hangs up on those who are no members any more, renews this node's own
@@ -103,8 +103,9 @@ impl Driver {
         let before = self.members.own.replace(own.clone());
         if before.is_some_and(|before| before.role != own.role) {
             tracing::info!(role = %own.role, "this node's role in the mesh is another one now");
-            let (capabilities, load) = (self.members.capabilities.to_vec(), self.teller.load());
-            self.advertise(capabilities, load, now);
+            if let Some(capabilities) = self.members.capabilities.take() {
+                self.advertise(capabilities.to_vec(), self.teller.load(), now);
+            }
         }
         let denied = own.denied.filter(|_| !closed.has_root());
         if let Some(denied) = &denied

@@ -103,7 +103,7 @@ impl Driver {
             commands: this.inlets.commands,
             outlets: this.outlets,
             epochs: this.disk.epochs,
-            capabilities: this.members.capabilities,
+            capabilities: this.members.capabilities.take(),
             load: this.teller.load(),
         }
     }
@@ -189,6 +189,8 @@ impl Driver {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.close_duplicates(now);
             self.close_silent(now);
+            self.tell_untold(now);
+            self.close_returned(now);
             self.close_deaf(now);
             self.tend_members(now);
             self.close_surplus(now);

@@ -1,6 +1,7 @@
 //! Connections that are of no use: one too many, silent, or to a neighbour that does not listen or has gone.
 
 use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use super::state::Driver;
@@ -13,6 +14,10 @@ use crate::mesh::view::PathClass;
 /// connection of a node. Where an earlier connection was not closed yet, as after a crash, or where
 /// another process has this node's identity, it takes the new connection for one more of the same.
 const DEAF_AFTER: Duration = Duration::from_secs(8);
+
+/// A neighbour that came back is hung up on after this: what is asked of it meanwhile tells whether it came back, or another
+/// process has its identity.
+const RETURNED_AFTER: Duration = Duration::from_secs(1);
 
 /// Calls that run on such a connection may finish for so long; until then other neighbours and sync make up for it.
 const DEAF_CALLS: Duration = Duration::from_secs(30);
@@ -71,17 +76,43 @@ impl Driver {
         }
     }
 
+    /// Hangs up on neighbours that came back before their old connection was known to be dead, so that both begin anew: gossip
+    /// takes the new one for one more of the same, and tells nothing on it.
+    pub(super) fn close_returned(&mut self, now: Instant) {
+        if self.returned.is_empty() {
+            return;
+        }
+        let streams = &self.swarm.behaviour().streams;
+        let connections = &self.connections;
+        let calls = |node: &PeerId| {
+            let best = connections.best(node);
+            best.is_some_and(|link| streams.open_streams_on(node, link.id) > 0)
+        };
+        let age = |since: &Instant| now.saturating_duration_since(*since);
+        let is_due =
+            |node: &PeerId, since: &Instant| age(since) > DEAF_CALLS || (age(since) > RETURNED_AFTER && !calls(node));
+        let due: Vec<_> =
+            self.returned.iter().filter(|(node, since)| is_due(node, since)).map(|(node, _)| *node).collect();
+        for node in due {
+            self.returned.remove(&node);
+            if let Entry::Vacant(entry) = self.deaf.entry(node) {
+                tracing::debug!(%node, "it was started anew; connecting anew");
+                entry.insert(now);
+                // An error says that it is gone already.
+                let _ = self.swarm.disconnect_peer_id(node);
+            }
+        }
+    }
+
     /// Hangs up on neighbours that do not take this node's gossip, so that both begin anew.
     pub(super) fn close_deaf(&mut self, now: Instant) {
         self.deaf.retain(|_, since| now.saturating_duration_since(*since) < DEAF_REST);
-        let topic = self.topic.hash();
         let old = self.connections.settled(now, DEAF_AFTER);
         if old.is_empty() {
             return;
         }
         let behaviour = self.swarm.behaviour();
-        let peers = behaviour.gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic));
-        let listening: HashSet<_> = peers.map(|(node, _)| *node).collect();
+        let listening = self.listening();
         let oldest = self.connections.settled(now, DEAF_CALLS);
         let calls = |node: &PeerId| behaviour.streams.open_streams(node) > 0 && !oldest.contains(node);
         let useless = |node: &PeerId| !listening.contains(node) && !self.deaf.contains_key(node) && !calls(node);

@@ -117,8 +117,8 @@ pub struct Remains {
     pub outlets: Outlets,
     /// This node's incarnations; the current one is the last.
     pub epochs: Epochs,
-    /// What this node can do.
-    pub capabilities: Arc<[Arc<Capability>]>,
+    /// What this node can do, once that was said.
+    pub capabilities: Option<Arc<[Arc<Capability>]>>,
     /// How busy it is.
     pub load: u8,
 }
@@ -152,6 +152,10 @@ pub struct Driver {
     pub(super) connections: Connections,
     /// Neighbours that were hung up on because they did not listen, and when.
     pub(super) deaf: HashMap<PeerId, Instant>,
+    /// Neighbours that do not take gossip, and have not been told what was said last.
+    pub(super) untold: HashSet<PeerId>,
+    /// Neighbours that began a new run while a connection of the run before was there, and when that was seen.
+    pub(super) returned: HashMap<PeerId, Instant>,
     pub(super) found: HashMap<PeerId, Found>,
     pub(super) refused: HashMap<PeerId, Instant>,
     pub(super) reachability: Reachability,
@@ -252,6 +256,8 @@ impl Driver {
             joins: HashMap::new(),
             connections: Connections::new(own),
             deaf: HashMap::new(),
+            untold: HashSet::new(),
+            returned: HashMap::new(),
             found: HashMap::new(),
             refused: HashMap::new(),
             reachability: Reachability::new(relay_server(&settings), &settings.external_addresses),
@@ -280,7 +286,10 @@ impl Driver {
             disk,
             settings,
         });
-        driver.advertise(capabilities.to_vec(), load, now);
+        match capabilities {
+            Some(capabilities) => driver.advertise(capabilities.to_vec(), load, now),
+            None => driver.teller.hold(now + driver.settings.first_advert_within),
+        }
         driver.check_reachability(now);
         driver
     }

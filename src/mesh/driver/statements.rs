@@ -1,5 +1,6 @@
 //! The teller's hands: what it wants said and asked goes into the swarm, and what comes out goes to it.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::gossipsub::{self, MessageAcceptance, PublishError};
@@ -39,7 +40,11 @@ impl Driver {
     pub(super) fn perform(&mut self, now: Instant) {
         for effect in self.teller.take_effects() {
             match effect {
-                Effect::Gossip(wire) => self.gossip(wire),
+                Effect::Gossip(wire) => {
+                    self.gossip(wire);
+                    let listening = self.listening();
+                    self.untold.extend(self.connections.nodes().filter(|node| !listening.contains(node)));
+                }
                 Effect::Ask { node, request, what } => {
                     // Where statements are compared, so are memberships.
                     if matches!(what, telling::Asked::Round(1, _)) {
@@ -49,9 +54,34 @@ impl Driver {
                 }
                 Effect::Stranger { from } => self.ask_who_it_is(from, now),
                 Effect::Clash { position, from } => self.on_clash(position, from, now),
+                Effect::Returned { node } => {
+                    if self.connections.outlives_a_run(&node) {
+                        self.returned.entry(node).or_insert(now);
+                    }
+                }
                 Effect::Count(counted) => self.outlets.measures.statement(counted),
             }
         }
+    }
+
+    /// Neighbours that have not said that they take gossip learn by sync what this node says. After a crash they take its new
+    /// connection for one more of the same, until the old one is known to be dead.
+    pub(super) fn tell_untold(&mut self, now: Instant) {
+        if self.untold.is_empty() {
+            return;
+        }
+        let listening = self.listening();
+        let connections = &self.connections;
+        self.untold.retain(|node| {
+            connections.best(node).is_some() && !listening.contains(node) && !self.teller.sync_with(*node, now)
+        });
+    }
+
+    /// Neighbours that have said that they take this mesh's gossip.
+    pub(super) fn listening(&self) -> HashSet<PeerId> {
+        let topic = self.topic.hash();
+        let peers = self.swarm.behaviour().gossip.all_peers();
+        peers.filter(|(_, topics)| topics.contains(&&topic)).map(|(node, _)| *node).collect()
     }
 
     fn gossip(&mut self, mut wire: v1::SignedStatement) {

@@ -12,8 +12,8 @@ pub(super) const EXPIRE: Duration = Duration::from_secs(3600);
 /// What the driver remembers of looking after members.
 #[derive(Debug)]
 pub struct Tended {
-    /// All that this node can do, whether or not its role lets it offer that.
-    pub(super) capabilities: Arc<[Arc<Capability>]>,
+    /// All that this node can do, whether or not its role lets it offer that; none before anybody said.
+    pub(super) capabilities: Option<Arc<[Arc<Capability>]>>,
     pub(super) revision: u64,
     pub(super) next_look: Instant,
     pub(super) next_renewal: Instant,
@@ -31,7 +31,7 @@ pub struct Tended {
 impl Tended {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            capabilities: Arc::default(),
+            capabilities: None,
             revision: 0,
             next_look: now,
             next_renewal: now,

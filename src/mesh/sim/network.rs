@@ -332,7 +332,7 @@ impl World {
                     let epoch = nodes[place].next_epoch(position.epoch, step, time);
                     nodes[place].teller.begin_run(epoch, time.now());
                 }
-                Effect::Count(_) | Effect::Stranger { .. } => {}
+                Effect::Count(_) | Effect::Stranger { .. } | Effect::Returned { .. } => {}
             }
         }
     }

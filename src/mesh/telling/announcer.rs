@@ -49,6 +49,8 @@ pub struct Announcer {
     crowd: usize,
     /// Adverts that may still follow each other closely, as of the last one.
     burst: f64,
+    /// Nothing is said before that: what this node can do is still being found out.
+    held_until: Option<Instant>,
     changed: Option<Instant>,
     published: Option<Instant>,
     /// When anything was last said, an advert or a beat.
@@ -67,11 +69,23 @@ impl Announcer {
             ttl,
             crowd: 1,
             burst: ADVERT_BURST,
+            held_until: None,
             changed: Some(now),
             published: None,
             said: None,
             beat: now + ttl,
         }
+    }
+
+    /// Says nothing before that, unless it is [let go](Self::let_go) sooner. An advert of a node that does not know yet what
+    /// it can do would replace the one that others have of its former run.
+    pub const fn hold(&mut self, until: Instant) {
+        self.held_until = Some(until);
+    }
+
+    /// What this node can do is known.
+    pub const fn let_go(&mut self) {
+        self.held_until = None;
     }
 
     /// So many nodes are in the mesh. In a large one each says less, so that all together say no more.
@@ -138,6 +152,7 @@ impl Announcer {
     #[must_use]
     pub fn advert_due(&self) -> Option<Instant> {
         let earliest = self.changed? + DEBOUNCE;
+        let earliest = self.held_until.map_or(earliest, |until| earliest.max(until));
         let lacking = (1.0 - self.burst).max(0.0);
         let wait = MIN_INTERVAL.max(self.advert_interval().mul_f64(lacking));
         Some(self.published.map_or(earliest, |published| earliest.max(published + wait)))
@@ -205,6 +220,18 @@ mod tests {
         assert_eq!(announcer.advert_due(), None, "nothing changed");
         announcer.set(vec![capability("b")], 0, published);
         assert_eq!(announcer.advert_due(), Some(published + MIN_INTERVAL));
+    }
+
+    #[test]
+    fn nothing_is_said_while_it_is_being_found_out_what_there_is_to_say() {
+        let start = Instant::now();
+        let hold = DEBOUNCE * 5;
+        let mut announcer = Announcer::new(7, TTL, start);
+        announcer.hold(start + hold);
+        announcer.set(Vec::new(), 1, start);
+        assert_eq!((announcer.advert_due(), announcer.beat_due()), (Some(start + hold), None));
+        announcer.let_go();
+        assert_eq!(announcer.advert_due(), Some(start + DEBOUNCE));
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub enum Effect {
         /// Who told.
         from: PeerId,
     },
+    /// A neighbour began a new run, and has more than one connection: some may be left of the run before.
+    Returned {
+        /// Which.
+        node: PeerId,
+    },
     /// For the metrics.
     Count(Counted),
 }

@@ -82,7 +82,7 @@ impl Teller {
     }
 
     /// A neighbour spoke of itself: is it the one that was known?
-    fn look_at_speaker(&mut self, node: PeerId, position: Position, before: Option<Position>, now: Instant) {
+    pub(super) fn look_at_speaker(&mut self, node: PeerId, position: Position, before: Option<Position>, now: Instant) {
         let connections = self.neighbours.get(&node).copied().unwrap_or_default();
         if before.is_some_and(|before| before.epoch < position.epoch) && connections > 1 {
             // Either its former process left a connection behind, or two processes share its identity, and the other one
@@ -91,6 +91,7 @@ impl Teller {
                 let request = sync::first_request(&self.register);
                 self.ask(node, request, Asked::Round(1, now));
             }
+            self.effects.push(Effect::Returned { node });
         }
         if self.register.position_of(&node).is_some_and(|known| position < known) {
             // It does not know what the mesh knows of it: another node has its identity, or it lost its past.
@@ -102,7 +103,7 @@ impl Teller {
         self.count(Counted::Judged(outcome));
         match outcome {
             Outcome::NeedBody(hash) => self.fetch(hash, vec![node, from], now),
-            Outcome::NeedSync => self.sync_with(from, now),
+            Outcome::NeedSync => _ = self.sync_with(from, now),
             Outcome::OwnAhead(position) => self.on_clash(position, from),
             Outcome::Full => tracing::debug!(%node, "no room for an advert"),
             Outcome::NotAdmitted => {

@@ -32,6 +32,16 @@ impl Teller {
         self.announcer.set(capabilities, load, now);
     }
 
+    /// Says nothing before that, or until it is [let go](Self::let_go): what this node can do is still being found out.
+    pub const fn hold(&mut self, until: Instant) {
+        self.announcer.hold(until);
+    }
+
+    /// What this node can do is known.
+    pub const fn let_go(&mut self) {
+        self.announcer.let_go();
+    }
+
     /// How busy it is.
     #[must_use]
     pub const fn load(&self) -> u8 {

@@ -8,7 +8,7 @@ use rand::seq::IteratorRandom as _;
 use super::effect::{Asked, Counted, Effect};
 use super::state::{Fetch, SYNC_INTERVAL, SYNCS, Teller};
 use crate::capability::PeerId;
-use crate::catalog::register::{BodyError, BodyHash, Outcome};
+use crate::catalog::register::{BodyError, BodyHash, Outcome, Position};
 use crate::mesh::sync;
 use crate::wire::v1;
 
@@ -60,12 +60,14 @@ impl Teller {
         }
     }
 
-    /// Syncs with a neighbour that probably knows more, or less.
-    pub fn sync_with(&mut self, node: PeerId, now: Instant) {
-        if self.may_sync(node, now) {
+    /// Syncs with a neighbour that probably knows more, or less. Returns whether it does: not when that was done just now.
+    pub fn sync_with(&mut self, node: PeerId, now: Instant) -> bool {
+        let may = self.may_sync(node, now);
+        if may {
             let request = sync::first_request(&self.register);
             self.ask(node, request, Asked::Round(1, now));
         }
+        may
     }
 
     fn may_sync(&mut self, node: PeerId, now: Instant) -> bool {
@@ -100,9 +102,9 @@ impl Teller {
             // Nobody knows how long it has waited here; the next sync brings it.
             digest.push.clear();
         }
-        let mesh = self.mesh;
+        let (mesh, before) = (self.mesh, self.register.position_of(&from));
         let answer = sync::answer(&mut self.register, &mesh, &*self.verify, request, now, unix_ms)?;
-        self.on_taken(answer.taken, from, now);
+        self.on_taken(answer.taken, from, before, now);
         Some(answer.response)
     }
 
@@ -114,9 +116,9 @@ impl Teller {
                 // Whoever of the two stood still, or however slow the path is: it was true when it was asked at the
                 // earliest.
                 sync::grow_older(&mut delta.statements, now.saturating_duration_since(since));
-                let mesh = self.mesh;
+                let (mesh, before) = (self.mesh, self.register.position_of(&from));
                 let absorbed = sync::absorb(&mut self.register, &mesh, &*self.verify, delta, now);
-                self.on_taken(absorbed.taken, from, now);
+                self.on_taken(absorbed.taken, from, before, now);
                 if let Some(next) = absorbed.next.filter(|_| round < sync::MAX_ROUNDS) {
                     self.ask(from, next, Asked::Round(round + 1, now));
                 }
@@ -146,7 +148,8 @@ impl Teller {
         }
     }
 
-    fn on_taken(&mut self, taken: sync::Taken, from: PeerId, now: Instant) {
+    /// `before`: where the node that it came from stood.
+    fn on_taken(&mut self, taken: sync::Taken, from: PeerId, before: Option<Position>, now: Instant) {
         if let Some(fault) = taken.fault {
             self.count(Counted::Refused);
             tracing::debug!(node = %from, error = %fault, "refused a statement");
@@ -161,6 +164,9 @@ impl Teller {
             if outcome != Outcome::NeedSync {
                 self.on_outcome(node, outcome, from, now);
             }
+        }
+        if let Some(position) = self.register.position_of(&from) {
+            self.look_at_speaker(from, position, before, now);
         }
     }
 

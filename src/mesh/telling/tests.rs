@@ -9,7 +9,7 @@ use super::*;
 use crate::capability::PeerId;
 use crate::catalog::register::Outcome;
 use crate::mesh::statement::{self, Signer};
-use crate::mesh::sync::Verify;
+use crate::mesh::sync::{self, Verify};
 use crate::wire::v1;
 
 const MESH: [u8; 32] = [3; 32];
@@ -215,4 +215,28 @@ fn outcomes_are_counted() {
         .filter_map(|effect| if let Effect::Count(counted) = effect { Some(counted) } else { None })
         .collect();
     assert_eq!(counted, [Counted::Judged(Outcome::Changed), Counted::Refused]);
+}
+
+#[test]
+fn a_neighbour_that_comes_back_beside_its_old_connection_is_noticed_when_it_tells_by_sync() {
+    let start = Instant::now();
+    let (mut own, _) = teller(start);
+    let (mut other, _) = teller(start);
+    let node = other.register().own();
+    let mut told_by_sync = |own: &mut Teller| {
+        other.announce(profile(), start);
+        // A digest of nothing is answered with all there is.
+        let asked = other.on_request(sync::first_request(own.register()), own.register().own(), start, 0);
+        own.on_response(Asked::Round(1, start), asked.expect("an answer"), node, start);
+        other.begin_run(other.register().own_position().epoch + 1, start);
+        own.take_effects()
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Returned { node: back } if *back == node))
+            .count()
+    };
+    own.connected(node, false, start);
+    assert_eq!(told_by_sync(&mut own), 0, "its first run");
+    assert_eq!(told_by_sync(&mut own), 0, "one connection: it is the new one");
+    own.connected(node, false, start);
+    assert_eq!(told_by_sync(&mut own), 1);
 }
