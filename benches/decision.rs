@@ -11,7 +11,8 @@
 //! Percentiles are printed first, of all decisions, by the clock on the wall and by the time that the processor spent on
 //! this thread. On a machine that does other things too, their tails tell how often the thread was interrupted and
 //! found its caches cold. Two more figures do without that: the p99 of the least disturbed round, and the p99 over the
-//! prompts of each one's least time of all rounds. Criterion's means come last.
+//! prompts of each one's least time of all rounds. The reference beside them is plain arithmetic that takes as long as the
+//! median decision: what its p99 is above that, the machine has added. Criterion's means come last.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -140,8 +141,25 @@ fn at(sorted: &[Duration], share: f64) -> f64 {
     sorted.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e6)
 }
 
-/// Microseconds of what is done with each, and how often it says that it decided something.
-fn percentiles<T>(name: &str, asked: &[T], act: impl Fn(&T) -> bool) {
+/// Arithmetic in registers, so many steps of it.
+fn spin(steps: u64) -> u64 {
+    (0..steps).fold(1, |x: u64, step| black_box(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step)))
+}
+
+/// Steps that take so many microseconds when nothing disturbs them.
+fn steps_of(microseconds: f64) -> u64 {
+    const STEPS: u64 = 100_000;
+    let once = || {
+        let start = Instant::now();
+        black_box(spin(STEPS));
+        start.elapsed()
+    };
+    let least = (0..50).map(|_| once()).min().unwrap_or_default();
+    (microseconds / (least.as_secs_f64() * 1e6) * STEPS as f64) as u64
+}
+
+/// Microseconds of what is done with each, and how often it says that it decided something. Returns the median.
+fn percentiles<T>(name: &str, asked: &[T], act: impl Fn(&T) -> bool) -> f64 {
     let (mut wall, mut processor, mut decided) = (Vec::new(), Vec::new(), 0);
     let mut least_round = f64::INFINITY;
     let mut least = vec![Duration::MAX; asked.len()];
@@ -164,12 +182,13 @@ fn percentiles<T>(name: &str, asked: &[T], act: impl Fn(&T) -> bool) {
     [&mut wall, &mut processor, &mut least].into_iter().for_each(|times| times.sort_unstable());
     let row = |times: &[Duration]| format!("{:>8.1} {:>8.1} {:>8.1}", at(times, 0.5), at(times, 0.9), at(times, 0.99));
     println!(
-        "{name:<16} {} {} {least_round:>11.1} {:>11.1} {:>8} %",
+        "{name:<20} {} {} {least_round:>11.1} {:>11.1} {:>8} %",
         row(&wall),
         row(&processor),
         at(&least, 0.99),
         decided * 100 / wall.len()
     );
+    at(&wall, 0.5)
 }
 
 fn main() {
@@ -183,14 +202,19 @@ fn main() {
     };
     println!("\nmicroseconds of a decision; {PROMPTS} prompts, {ROUNDS} rounds of all");
     println!(
-        "{:<16} {:^26} {:^26} {:>11} {:>11} {:>10}",
+        "{:<20} {:^26} {:^26} {:>11} {:>11} {:>10}",
         "", "by the clock", "processor time", "least round", "least each", "not"
     );
     let three = format!("{:>8} {:>8} {:>8}", "p50", "p90", "p99");
-    println!("{:<16} {three} {three} {:>11} {:>11} {:>10}", "", "p99", "p99", "abstained");
+    println!("{:<20} {three} {three} {:>11} {:>11} {:>10}", "", "p99", "p99", "abstained");
     for (count, (router, _)) in &routers {
         for (what, intents) in intents(*count) {
-            percentiles(&format!("{what} at {count}"), &intents, |intent| !router.decide(intent).abstained);
+            let median =
+                percentiles(&format!("{what} at {count}"), &intents, |intent| !router.decide(intent).abstained);
+            if what == "auto" {
+                let steps = steps_of(median);
+                percentiles("  as long, no memory", &intents, |_| spin(steps) != 0);
+            }
         }
     }
     let (embedder, prompts) = (StaticEmbedder::builtin(), (0..PROMPTS).map(texts::prompt).collect::<Vec<_>>());
