@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::parts::Parts;
+use super::settings::SETTLE;
 use crate::capability::{Advert, Capability};
 use crate::catalog::Adverts;
 use crate::mesh::InboundCall;
@@ -36,11 +37,11 @@ pub(super) async fn describe(parts: Arc<Parts>) {
 /// This node's own capabilities, as far as they are shared, become its advert. The first waits for the backends to be asked: to
 /// the others it replaces the advert of this node's last run.
 pub(super) async fn advertise(parts: Arc<Parts>) {
-    parts.registry.settled(super::SETTLE).await;
+    parts.registry.settled(SETTLE).await;
     let mut own = parts.own.subscribe();
     let found = parts.registry.capabilities().borrow().len();
     // An error says that describing takes long, or has failed; what there is by then is told.
-    let _ = tokio::time::timeout(super::SETTLE, own.wait_for(|own| own.len() >= found)).await;
+    let _ = tokio::time::timeout(SETTLE, own.wait_for(|own| own.len() >= found)).await;
     let mut told = (u8::MAX, Arc::from([]));
     loop {
         let capabilities = Arc::clone(&own.borrow_and_update());

@@ -44,13 +44,6 @@ pub use error::StartError;
 use parts::Parts;
 use stop::Stop;
 
-/// How long the start waits for backends to answer before it says what it found. Local ones answer in
-/// milliseconds; one that is off must not hold up the rest.
-const SETTLE: Duration = Duration::from_millis(2500);
-
-/// How long the mesh waits for this node to find out what it can do. The start's own wait is the usual limit.
-const FIRST_ADVERT: Duration = Duration::from_secs(5);
-
 /// What a started node can say about itself.
 #[derive(Debug, Clone)]
 pub struct Up {
@@ -149,7 +142,7 @@ pub async fn run(config: Config, announce: impl FnOnce(&Up) + Send) -> Result<()
     tokio::spawn(tasks.clone().run_until_cancelled_owned(flow::paths(Arc::clone(&parts))));
     tokio::spawn(flow::inbound(Arc::clone(&parts), inbound, inbound_calls.clone(), tasks.clone()));
 
-    parts.registry.settled(SETTLE).await;
+    parts.registry.settled(settings::SETTLE).await;
     *parts.phase.write() = Phase::Ready;
     let api_url = publish_address(&data_dir, &addresses)?;
     listening(&parts.mesh).await;

@@ -2,11 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::StartError;
 use crate::config::{Admit, Backend, Config, EmbedderConfig, EmbedderKind, OpinionFrom, Relay};
 use crate::embedding::{Embedder, StaticEmbedder};
 use crate::{api, cache, dispatch, mesh, provider, router};
+
+/// How long the start waits for backends to answer before it says what it found, to the owner and to the mesh. Local ones
+/// answer in milliseconds; one that is off must not hold up the rest.
+pub(super) const SETTLE: Duration = Duration::from_millis(2500);
+
+/// The mesh says something without that after this; the start's own wait is the usual limit.
+const FIRST_ADVERT: Duration = Duration::from_secs(5);
 
 /// The embedder that meaning is matched with, and the one that serves embeddings to callers.
 type Embedders = (Option<Arc<dyn Embedder>>, Option<Arc<dyn Embedder>>);
@@ -87,7 +95,7 @@ pub(super) fn mesh(config: &Config, closed: Option<mesh::Closed>, more_seeds: Ve
             Admit::Everybody => mesh::Admission::Everybody,
         },
         advert_ttl: config.mesh.advert_ttl,
-        first_advert_within: super::FIRST_ADVERT,
+        first_advert_within: FIRST_ADVERT,
         data_dir: Some(config.data_dir.clone()),
         runtime: tokio::runtime::Handle::try_current().ok(),
         own_thread: true,
