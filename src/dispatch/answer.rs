@@ -1,7 +1,7 @@
 //! The pieces of an answer that has begun, from whoever serves it.
 //!
 //! While it runs the pieces go on as they come. When the one who serves it is lost, another goes on with it where that is
-//! honest (`resume` decides, `splice` joins), which the caller sees as a comment in the stream; where it is not, the
+//! honest (`resume` decides, `onward` asks, `splice` joins), which the caller sees as a comment in the stream; where it is not, the
 //! answer ends with a failure and never looks complete.
 
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use std::time::Duration;
 use async_stream::stream;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::alarm::Alarm;
-use super::attempt::{self, Begun, Blame, Course};
+use super::attempt::{self, Blame, Course};
+use super::onward::{self, Plan, Resumed};
 use super::record::Record;
-use super::resume::{Resume, Way};
+use super::resume::Resume;
 use super::splice::Splice;
 use super::transcript::Transcript;
-use super::ways::{Settings, Ways, call, limits, ms, who};
+use super::ways::{Settings, Ways, ms, who};
 use crate::capability::{ErrorClass, Failure, Frame, FrameStream, Intent, Load, PeerId, Usage};
 use crate::router::{Candidate, Decision, Rejected, Step};
 
@@ -35,6 +36,8 @@ pub(super) struct Job {
     pub(super) transcript: Transcript,
     /// Places that have failed this answer.
     pub(super) failed: Vec<usize>,
+    /// Places that failed before it began.
+    pub(super) doubtful: Vec<usize>,
 }
 
 /// What came next.
@@ -43,22 +46,6 @@ enum Next {
     Alive,
     End(Option<Usage>, Option<Load>),
     Failed(Failure, Blame),
-}
-
-/// Who goes on with an answer, and in which way.
-struct Plan {
-    place: usize,
-    way: Way,
-}
-
-/// Somebody goes on with it.
-struct Resumed {
-    place: usize,
-    way: Way,
-    data: Bytes,
-    rest: Option<FrameStream>,
-    course: Course,
-    splice: Splice,
 }
 
 /// The pieces of an answer that has begun.
@@ -127,7 +114,14 @@ pub(super) fn pieces(
                 }
                 Ok((resume, plans)) => {
                     yield Ok(lost_comment(&job.who(), "in the middle of it"));
-                    match job.go_on(&resume, plans).await {
+                    let with = onward::Onward {
+                        ways: &job.ways,
+                        settings: &job.settings,
+                        intent: &job.intent,
+                        decision: &job.decision,
+                        deadline: job.deadline,
+                    };
+                    match onward::go_on(with, &resume, plans, &mut job.record).await {
                         Ok(resumed) => {
                             let characters = resume.sent.said.chars().count();
                             yield Ok(job.went_on(&resumed, characters, lost.elapsed()));
@@ -173,7 +167,7 @@ impl Job {
         let mut next = alarm.until(self.deadline.min(short), rest.next()).await;
         if next.is_err() && short < long && Instant::now() < self.deadline {
             self.look_again();
-            if self.plans(Blame::Node).is_err() {
+            if !self.is_better_off_elsewhere() {
                 next = alarm.until(self.deadline.min(long), rest.next()).await;
             }
         }
@@ -198,6 +192,13 @@ impl Job {
             }
             Err(_) => failed(ErrorClass::Interrupted, "fell silent in the middle of its answer", Blame::Node),
         }
+    }
+
+    /// Whether this answer may well go on with somebody else. Who has failed lately is no reason to give up one that has only
+    /// fallen silent.
+    fn is_better_off_elsewhere(&self) -> bool {
+        let plans = self.plans(Blame::Node);
+        plans.is_ok_and(|(resume, plans)| resume.is_complete() || plans.iter().any(|plan| !plan.is_last_resort))
     }
 
     /// Finds out who has the model by now: since the decision was made nodes have come, come back, or rested enough.
@@ -252,9 +253,10 @@ impl Job {
             let ways = resume.ways(&served.capability, &candidate.capability, replay_s);
             holders |= candidate.capability.name == served.capability.name;
             // Who has failed lately may be back: it is asked when nobody else is left, as the answer is lost otherwise.
-            let rests = signals.cooling(&candidate.node, &candidate.capability.id, now).is_some();
-            let plans = if rests { &mut resting } else { &mut plans };
-            plans.extend(ways.into_iter().map(|way| Plan { place, way }));
+            let is_last_resort = self.doubtful.contains(&place)
+                || signals.cooling(&candidate.node, &candidate.capability.id, now).is_some();
+            let plans = if is_last_resort { &mut resting } else { &mut plans };
+            plans.extend(ways.into_iter().map(|way| Plan { place, way, is_last_resort }));
         }
         plans.append(&mut resting);
         match plans.is_empty() {
@@ -263,57 +265,6 @@ impl Job {
             true => Err("nobody else has the model"),
             false => Ok((resume, plans)),
         }
-    }
-
-    /// Asks one after the other to go on, until one does.
-    async fn go_on(&mut self, resume: &Resume, plans: Vec<Plan>) -> Result<Resumed, String> {
-        let mut tried: Vec<String> = Vec::new();
-        let mut gone: Vec<usize> = Vec::new();
-        let decision = Arc::clone(&self.decision);
-        let most = self.settings.attempts.max(1) as usize;
-        for (index, Plan { place, way }) in plans.iter().map(|plan| Plan { ..*plan }).enumerate() {
-            let Some(candidate) = decision.candidates.get(place) else { continue };
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if tried.len() >= most || left.is_zero() || gone.contains(&place) {
-                continue;
-            }
-            if !self.ways.budget.take() {
-                tried.push("too much is being tried again already".to_owned());
-                break;
-            }
-            self.record.attempt(place, way.into());
-            let another = index + 1 < plans.len();
-            let limits = limits(&self.settings, &self.intent, &candidate.parts, self.deadline, another);
-            let mut call = call(&self.intent, candidate, left);
-            call.payload = resume.payload(way, &self.intent.payload);
-            let begun = Box::pin(attempt::begin(self.ways.open(candidate.node, call), limits, &|| (), &|_| ())).await;
-            let (failure, blame) = match begun {
-                Ok(begun) => {
-                    self.record.load(place, begun.course.load);
-                    let splice = Splice::new(way, resume.sent.clone());
-                    let silence = self.settings.silence + ms(candidate.parts.rtt_ms * 4.0);
-                    match catch_up(begun, splice, silence, self.deadline, candidate).await {
-                        Ok(caught) => {
-                            let Caught { data, rest, course, splice } = caught;
-                            return Ok(Resumed { place, way, data, rest, course, splice });
-                        }
-                        Err(lost) => lost,
-                    }
-                }
-                Err(problem) => {
-                    self.record.load(place, problem.load);
-                    (problem.failure, problem.blame)
-                }
-            };
-            // The request was good enough for whoever began: that it cannot be continued here is nobody's fault.
-            let blame = if blame == Blame::Caller { Blame::Deadline } else { blame };
-            if blame != Blame::Deadline {
-                gone.push(place);
-            }
-            self.record.attempt_failed(place, &failure, blame);
-            tried.push(format!("{}: {}", who(candidate), failure.message));
-        }
-        Err(tried.join("; "))
     }
 
     /// Tells everybody that somebody goes on; the caller by a comment.
@@ -337,75 +288,6 @@ impl Job {
         }
         failure
     }
-}
-
-/// A continuation that has something to say.
-struct Caught {
-    data: Bytes,
-    rest: Option<FrameStream>,
-    course: Course,
-    splice: Splice,
-}
-
-/// Reads until the caller's text has been said again and there is more.
-async fn catch_up(
-    begun: Begun,
-    mut splice: Splice,
-    silence: Duration,
-    deadline: Instant,
-    candidate: &Candidate,
-) -> Result<Caught, (Failure, Blame)> {
-    let Begun { data: first, mut course, mut rest, .. } = begun;
-    let lost = |class, what: String, blame| (Failure::new(class, what), blame);
-    let differs =
-        |diverged: super::splice::Diverged| lost(ErrorClass::Interrupted, diverged.to_string(), Blame::Deadline);
-    let mut data = Vec::new();
-    for piece in first {
-        data.push(splice.take(&piece).map_err(differs)?);
-    }
-    while !(splice.caught_up() && data.iter().any(|piece: &Bytes| !piece.is_empty())) {
-        let Some(frames) = &mut rest else { break };
-        match timeout_at(deadline.min(Instant::now() + silence), frames.next()).await {
-            Ok(Some(Frame::Chunk(chunk))) => {
-                course.chunk(&chunk.data, Instant::now());
-                data.push(splice.take(&chunk.data).map_err(differs)?);
-            }
-            Ok(Some(Frame::Progress(_) | Frame::Accepted(_))) => {}
-            Ok(Some(Frame::End { usage, load })) => {
-                course.end(usage, load);
-                rest = None;
-            }
-            Ok(Some(Frame::Error(failure))) => {
-                let blame = attempt::blame(&failure, deadline);
-                return Err((failure, blame));
-            }
-            Ok(Some(Frame::Rejected(_)) | None) => {
-                return Err(lost(
-                    ErrorClass::Interrupted,
-                    format!("{} was lost as well", candidate.node_name),
-                    Blame::Node,
-                ));
-            }
-            Err(_) if Instant::now() >= deadline => {
-                return Err(lost(ErrorClass::Timeout, "the time ran out".to_owned(), Blame::Deadline));
-            }
-            Err(_) => {
-                return Err(lost(
-                    ErrorClass::Unavailable,
-                    format!("{} fell silent as well", candidate.node_name),
-                    Blame::Node,
-                ));
-            }
-        }
-    }
-    if !splice.caught_up() {
-        return Err(lost(
-            ErrorClass::Interrupted,
-            "its answer ended before what was sent did".to_owned(),
-            Blame::Deadline,
-        ));
-    }
-    Ok(Caught { data: Bytes::from(data.concat()), rest, course, splice })
 }
 
 fn lost_comment(who: &str, when: &str) -> Bytes {

@@ -246,6 +246,57 @@ async fn a_node_that_falls_silent_is_replaced_within_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_falls_silent_for_a_moment_is_not_given_up_for_one_that_has_just_failed() {
+    let silence = Duration::from_secs(3);
+    let world = World::new(2);
+    let refused = Frame::Error(Failure::new(ErrorClass::Unavailable, "it is gone"));
+    world.nodes.answer(world.others[0], move |_| frames(vec![refused.clone()]));
+    world.nodes.answer(world.others[1], move |_| {
+        let mut words = whole("second", &WORDS, 5);
+        let later = words.split_off(6);
+        let pause = futures::stream::once(tokio::time::sleep(silence)).filter_map(|()| async { None });
+        Box::pin(futures::stream::iter(words).chain(pause).chain(futures::stream::iter(later)))
+    });
+    let reply = world.dispatcher.dispatch(asked(r#","temperature":0"#)).await.expect("it begins");
+    let (got, failure) = text(reply.body).await;
+    assert_eq!((failure, read(&got).0), (None, WORDS.concat()));
+    assert_eq!(*world.nodes.called.lock(), world.others, "each once: {got}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_takes_long_to_go_on_is_waited_for_beside_another() {
+    // The second has read the prompt after two minutes, and the third is broken, or sooner.
+    let heard = |after: u64| {
+        let beats = futures::stream::iter(0..after * 2).then(|_| async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            at(Phase::Prefill)
+        });
+        let mut words = whole("slow", &WORDS, 5);
+        let first = words.remove(0);
+        Box::pin(futures::stream::iter([first]).chain(beats).chain(futures::stream::iter(words))) as FrameStream
+    };
+    let broken = |_| frames(vec![accepted(), Frame::Error(Failure::new(ErrorClass::Unavailable, "broken"))]);
+    for (third, goes_on, limit) in [(None, 1, 130), (Some(1), 2, 40)] {
+        let world = World::new(3);
+        world.nodes.answer(world.others[0], dying("first", 5));
+        world.nodes.answer(world.others[1], move |_| heard(120));
+        match third {
+            None => world.nodes.answer(world.others[2], broken),
+            Some(after) => world.nodes.answer(world.others[2], move |_| heard(after)),
+        }
+        let start = Instant::now();
+        let mut intent = asked(r#","temperature":0"#);
+        intent.deadline = Duration::from_secs(600);
+        let reply = world.dispatcher.dispatch(intent).await.expect("it begins");
+        let (got, failure) = text(reply.body).await;
+        assert_eq!((failure, read(&got).0), (None, WORDS.concat()), "{third:?}");
+        assert!(got.contains(&format!("continued node={}", ["a", "b", "c"][goes_on])), "{third:?}: {got}");
+        assert!(start.elapsed() < Duration::from_secs(limit), "{third:?}: {:?}", start.elapsed());
+        assert_eq!((world.nodes.called.lock().len(), world.in_flight()), (3, 0), "{third:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_decoder_with_a_heartbeat_is_not_dead() {
     let world = World::new(2);
     world.nodes.answer(world.others[0], |_| {

@@ -145,7 +145,7 @@ impl Course {
         let first = self.accepted.map(|load| load.running.saturating_sub(1));
         let last = self.load.map(|load| load.running);
         match (first, last) {
-            (Some(first), Some(last)) => f64::from(first + last) / 2.0,
+            (Some(first), Some(last)) => (f64::from(first) + f64::from(last)) / 2.0,
             (Some(one), None) | (None, Some(one)) => f64::from(one),
             (None, None) => 0.0,
         }

@@ -117,7 +117,7 @@ impl Dispatcher {
             decision: &decision,
             deadline,
         };
-        let (place, begun) = match race::run(course, &mut record).await {
+        let race::Won { place, begun, failed: doubtful } = match race::run(course, &mut record).await {
             Ok(begun) => begun,
             Err(failure) => return Err(give_up(record, &decision, failure)),
         };
@@ -132,6 +132,7 @@ impl Dispatcher {
             place,
             transcript: Transcript::new(keep),
             failed: Vec::new(),
+            doubtful,
             intent,
         };
         let Some(served) = job.decision.candidates.get(place).cloned() else {

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::capability::{Call, Frame, FrameStream, PeerId, Phase, Rejection, Target, Usage};
+use crate::capability::{Call, Frame, FrameStream, Load, PeerId, Phase, Rejection, Target, Usage};
 use crate::dispatch::LocalSettings;
 use crate::dispatch::testing::{Backend, Nodes, One, World, accepted, at, chunk, end, frames, hanging, streamed, text};
 use crate::router::testing::{catalog, chat_model, intent};
@@ -361,6 +361,46 @@ async fn a_hedge_asks_a_second_node_and_gives_up_the_slower() {
         }
         text(reply.body).await;
         assert_eq!(world.in_flight(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_not_asked_beside_the_first_is_asked_after_it() {
+    // Two models of one node: what is slow there is slow twice, and a failure of one says nothing of the other.
+    let world = World::each(1, &[chat_model("one", 7), chat_model("two", 7)]);
+    let first = Arc::new(std::sync::Mutex::new(None));
+    let known = Arc::clone(&first);
+    world.nodes.answer(world.others[0], move |call| {
+        let mut first = known.lock().expect("no panic");
+        if *first.get_or_insert_with(|| call.capability.clone()) != call.capability {
+            return served(call);
+        }
+        let beats = futures::stream::iter(0..100).then(|_| async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            at(Phase::Prefill)
+        });
+        let broken = frames(vec![Frame::Error(failure(ErrorClass::Backend))]);
+        Box::pin(futures::stream::iter([accepted()]).chain(beats).chain(broken))
+    });
+    let mut intent = streamed(None);
+    intent.deadline = Duration::from_secs(600);
+    let reply = world.dispatcher.dispatch(intent).await.expect("the other answers");
+    assert_eq!(reply.attempts, 2);
+    assert_ne!(Some(reply.served.capability.id.clone()), first.lock().expect("no panic").clone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_number_that_a_node_tells_breaks_an_answer() {
+    let world = World::new(1);
+    let most = Load { running: u32::MAX, queued: u32::MAX, limit: u32::MAX };
+    let usage = Usage { prompt_tokens: u64::MAX, completion_tokens: u64::MAX, cached_tokens: Some(u64::MAX) };
+    world.nodes.answer(world.others[0], move |_| {
+        let end = Frame::End { usage: Some(usage), load: Some(most) };
+        frames(vec![Frame::Accepted(most), chunk("data: {1}\n\n"), end])
+    });
+    for _ in 0..3 {
+        let (got, failure) = text(world.ask().await.expect("it begins").body).await;
+        assert_eq!((got.as_str(), failure), ("data: {1}\n\n", None));
     }
 }
 

@@ -15,6 +15,7 @@ mod failures;
 mod gate;
 mod judge;
 mod local;
+mod onward;
 mod pulse;
 mod race;
 mod record;

@@ -33,13 +33,18 @@ pub(super) struct Late {
 }
 
 impl Late {
-    fn tell(&self, place: usize) {
+    pub(super) fn tell(&self, place: usize) {
         self.places.fetch_or(bit(place), Ordering::Relaxed);
         self.rings.notify_one();
     }
 
-    fn is(&self, place: usize) -> bool {
+    pub(super) fn is(&self, place: usize) -> bool {
         self.places.load(Ordering::Relaxed) & bit(place) != 0
+    }
+
+    /// Waits until one is.
+    pub(super) async fn rung(&self) {
+        self.rings.notified().await;
     }
 }
 
@@ -58,36 +63,43 @@ pub(super) struct Course<'a> {
     pub(super) deadline: Instant,
 }
 
-/// Asks candidates until one has begun to answer: its place, and what has come.
+/// Who has begun to answer.
+pub(super) struct Won {
+    pub(super) place: usize,
+    /// What has come.
+    pub(super) begun: Begun,
+    /// Places that failed before.
+    pub(super) failed: Vec<usize>,
+}
+
+/// Asks candidates until one has begun to answer.
 ///
 /// # Errors
 ///
 /// When nobody did; what to tell the caller.
-pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usize, Begun), Failure> {
+pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<Won, Failure> {
     let Course { ways, settings, events, intent, decision, deadline } = course;
     let candidates = &decision.candidates;
     let late = Late::default();
     let mut running = FuturesUnordered::new();
-    let mut places: Vec<usize> = Vec::new();
+    // Places that are being asked, and all that were.
+    let (mut places, mut asked): (Vec<usize>, Vec<usize>) = Default::default();
     let mut unreachable: Vec<PeerId> = Vec::new();
-    let mut failed: Vec<(String, Failure)> = Vec::new();
-    let mut next = 0;
+    let mut failed: Vec<(usize, Failure)> = Vec::new();
     let hedging = intent.handling.hedge.unwrap_or(settings.hedge);
     let mut hedge_at: Option<Instant> = None;
+    let named = |failed: Vec<(usize, Failure)>| -> Vec<(String, Failure)> {
+        failed.into_iter().map(|(place, failure)| (who(&candidates[place]), failure)).collect()
+    };
     // Why another is asked now; `None` waits for what comes.
     let mut ask = Some(Role::First);
     loop {
         while let Some(role) = ask.take() {
-            let Some(place) = (next..candidates.len()).find(|at| !unreachable.contains(&candidates[*at].node)) else {
-                break;
-            };
+            let is_free = |at: &usize| !asked.contains(at) && !unreachable.contains(&candidates[*at].node);
             // Beside another only on another node: what is slow there is slow twice.
-            let beside = places.iter().any(|running| candidates[*running].node == candidates[place].node);
-            if beside && role == Role::Hedge {
-                next = place + 1;
-                ask = Some(role);
-                continue;
-            }
+            let is_beside = |at: usize| places.iter().any(|place| candidates[*place].node == candidates[at].node);
+            let mut free = (0..candidates.len()).filter(is_free);
+            let Some(place) = free.find(|at| role != Role::Hedge || !is_beside(*at)) else { break };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero()
                 || record.attempts() >= settings.attempts.max(1)
@@ -95,10 +107,10 @@ pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usiz
             {
                 break;
             }
-            next = place + 1;
+            let another = (0..candidates.len()).filter(is_free).any(|at| at != place);
+            asked.push(place);
             let candidate = &candidates[place];
             record.attempt(place, role);
-            let another = candidates[next..].iter().any(|other| !unreachable.contains(&other.node));
             let limits = limits(settings, intent, &candidate.parts, deadline, another);
             let opened = ways.open(candidate.node, call(intent, candidate, left));
             let late = &late;
@@ -107,15 +119,15 @@ pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usiz
                 (place, attempt::begin(opened, limits, &|| late.tell(place), &heard).await)
             }));
             places.push(place);
-            if hedging && role == Role::First {
+            if hedging && role != Role::Hedge {
                 hedge_at = Some(Instant::now() + ms(candidate.parts.first_p95_ms).max(SHORTEST_HEDGE));
             }
         }
         if running.is_empty() {
             return Err(if Instant::now() >= deadline {
-                timeout(intent.deadline, &failed)
+                timeout(intent.deadline, &named(failed))
             } else {
-                failures::most_useful(failed)
+                failures::most_useful(named(failed))
             });
         }
         let one = running.len() == 1;
@@ -128,7 +140,8 @@ pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usiz
                         for slower in places {
                             record.overtaken(slower, place, late.is(slower));
                         }
-                        return Ok((place, begun));
+                        let failed = failed.into_iter().map(|(place, _)| place).collect();
+                        return Ok(Won { place, begun, failed });
                     }
                     Err(problem) => {
                         record.load(place, problem.load);
@@ -138,12 +151,12 @@ pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<(usiz
                             Blame::Node => unreachable.push(candidates[place].node),
                             Blame::Deadline | Blame::Busy(_) | Blame::Either | Blame::Capability => {}
                         }
-                        failed.push((who(&candidates[place]), problem.failure));
+                        failed.push((place, problem.failure));
                         ask = running.is_empty().then_some(Role::Retry);
                     }
                 }
             }
-            () = late.rings.notified(), if one => ask = Some(Role::Hedge),
+            () = late.rung(), if one => ask = Some(Role::Hedge),
             () = sleep_until(hedge_at.unwrap_or(deadline)), if one && hedge_at.is_some() => {
                 hedge_at = None;
                 ask = Some(Role::Hedge);

@@ -60,7 +60,7 @@ impl Splice {
             // What was said before was read by the one that went on. An event is a token, nearly: the sum is exact.
             Way::Prefill => Usage {
                 prompt_tokens: usage.prompt_tokens.saturating_sub(self.sent.pieces),
-                completion_tokens: usage.completion_tokens + self.sent.pieces.min(usage.prompt_tokens),
+                completion_tokens: usage.completion_tokens.saturating_add(self.sent.pieces.min(usage.prompt_tokens)),
                 cached_tokens: usage.cached_tokens,
             },
         }

@@ -159,11 +159,16 @@ impl World {
 
     /// As many others that all have this model.
     pub(super) fn of(count: usize, model: &Capability) -> Self {
+        Self::each(count, std::slice::from_ref(model))
+    }
+
+    /// As many others that all have these models.
+    pub(super) fn each(count: usize, models: &[Capability]) -> Self {
         let mut others: Vec<_> = std::iter::repeat_with(PeerId::random).take(count).collect();
         // Equals are tried in the order of their ids.
         others.sort_unstable();
         let names = ["a", "b", "c", "d", "e", "f"];
-        let mesh = others.iter().zip(names).map(|(node, name)| (*node, name, vec![model.clone()])).collect();
+        let mesh = others.iter().zip(names).map(|(node, name)| (*node, name, models.to_vec())).collect();
         let own = PeerId::random();
         let router = Router::new(catalog(mesh), Arc::new(Signals::new(own)), Default::default(), own);
         let nothing = One(Arc::new(Backend::new(|_| frames(vec![]))), Arc::new(chat_model("own", 7)));

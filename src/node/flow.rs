@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::parts::Parts;
-use super::settings::SETTLE;
+use super::settings::{DESCRIBED, SETTLE};
 use crate::capability::{Advert, Capability};
 use crate::catalog::Adverts;
 use crate::mesh::InboundCall;
@@ -40,8 +40,8 @@ pub(super) async fn advertise(parts: Arc<Parts>) {
     parts.registry.settled(SETTLE).await;
     let mut own = parts.own.subscribe();
     let found = parts.registry.capabilities().borrow().len();
-    // An error says that describing takes long, or has failed; what there is by then is told.
-    let _ = tokio::time::timeout(SETTLE, own.wait_for(|own| own.len() >= found)).await;
+    // An error says that describing takes very long, or has failed; what there is by then is told.
+    let _ = tokio::time::timeout(DESCRIBED, own.wait_for(|own| own.len() >= found)).await;
     let mut told = (u8::MAX, Arc::from([]));
     loop {
         let capabilities = Arc::clone(&own.borrow_and_update());

@@ -13,8 +13,12 @@ use crate::{api, cache, dispatch, mesh, provider, router};
 /// answer in milliseconds; one that is off must not hold up the rest.
 pub(super) const SETTLE: Duration = Duration::from_millis(2500);
 
-/// The mesh says something without that after this; the start's own wait is the usual limit.
-const FIRST_ADVERT: Duration = Duration::from_secs(5);
+/// How long the first advert then waits for what was found to be described: a large embedder needs seconds for a hundred models,
+/// and meanwhile the mesh knows this node from its last run, if it does.
+pub(super) const DESCRIBED: Duration = Duration::from_secs(30);
+
+/// The mesh says something without all that after this.
+const FIRST_ADVERT: Duration = Duration::from_secs(40);
 
 /// The embedder that meaning is matched with, and the one that serves embeddings to callers.
 type Embedders = (Option<Arc<dyn Embedder>>, Option<Arc<dyn Embedder>>);

@@ -208,10 +208,11 @@ impl Signals {
         }
     }
 
-    /// Forgets all nodes but these: the ones with a live advert.
+    /// Forgets all nodes but these, the ones with a live advert, and those that are connected or have work to do.
     pub fn retain(&self, live: &HashSet<PeerId>) {
         self.nodes.write().retain(|node, signals| {
             live.contains(node)
+                || signals.path.is_some()
                 || signals.capabilities.values().any(|capability| capability.in_flight.load(Ordering::Relaxed) > 0)
         });
     }

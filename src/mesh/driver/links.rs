@@ -75,6 +75,8 @@ impl Driver {
         self.teller.disconnected(&node);
         self.view_changed = true;
         if was_last {
+            // Both begin anew anyway.
+            self.returned.remove(&node);
             self.identified.remove(&node);
             self.relayed_for.remove(&node);
             let in_need = self.connections.len() < CALM;

@@ -20,7 +20,7 @@ const DEAF_AFTER: Duration = Duration::from_secs(8);
 const RETURNED_AFTER: Duration = Duration::from_secs(1);
 
 /// Calls that run on such a connection may finish for so long; until then other neighbours and sync make up for it.
-const DEAF_CALLS: Duration = Duration::from_secs(30);
+const DEAF_CALLS: Duration = Duration::from_secs(600);
 
 /// How often one neighbour is hung up on for it.
 const DEAF_REST: Duration = Duration::from_secs(30);
@@ -83,11 +83,8 @@ impl Driver {
             return;
         }
         let streams = &self.swarm.behaviour().streams;
-        let connections = &self.connections;
-        let calls = |node: &PeerId| {
-            let best = connections.best(node);
-            best.is_some_and(|link| streams.open_streams_on(node, link.id) > 0)
-        };
+        // On all connections: those on a dead one end with it, in seconds.
+        let calls = |node: &PeerId| streams.open_streams(node) > 0;
         let age = |since: &Instant| now.saturating_duration_since(*since);
         let is_due =
             |node: &PeerId, since: &Instant| age(since) > DEAF_CALLS || (age(since) > RETURNED_AFTER && !calls(node));

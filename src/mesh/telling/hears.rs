@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 
 use super::effect::{Asked, Counted, Effect, Verdict};
-use super::state::Teller;
+use super::state::{SYNCS, Teller};
 use crate::capability::PeerId;
 use crate::catalog::register::{Outcome, Position, Source};
 use crate::mesh::sync;
@@ -69,8 +69,10 @@ impl Teller {
         let before = self.register.position_of(&node);
         let source = if node == from { Source::Direct } else { Source::Gossip };
         let outcome = self.register.apply(statement, source, now);
+        // Whoever told of it: where it could not tell itself, others may.
+        self.look_at_run(node, position, before, now);
         if node == from {
-            self.look_at_speaker(node, position, before, now);
+            self.look_at_speaker(node, position, now);
         }
         self.on_outcome(node, outcome, from, now);
         match outcome {
@@ -81,18 +83,26 @@ impl Teller {
         }
     }
 
-    /// A neighbour spoke of itself: is it the one that was known?
-    pub(super) fn look_at_speaker(&mut self, node: PeerId, position: Position, before: Option<Position>, now: Instant) {
+    /// A neighbour began a new run: is it the one that was known?
+    pub(super) fn look_at_run(&mut self, node: PeerId, position: Position, before: Option<Position>, now: Instant) {
         let connections = self.neighbours.get(&node).copied().unwrap_or_default();
         if before.is_some_and(|before| before.epoch < position.epoch) && connections > 1 {
             // Either its former process left a connection behind, or two processes share its identity, and the other one
             // must hear of it. Requests take the connections by turns, so this asks on each.
-            for _ in 0..connections {
+            for number in 1..=connections {
+                if !self.sync_tokens.take(SYNCS, now) {
+                    break;
+                }
                 let request = sync::first_request(&self.register);
-                self.ask(node, request, Asked::Round(1, now));
+                // With the first round of a sync memberships are compared, by a request that takes a turn of its own.
+                self.ask(node, request, Asked::Round(number, now));
             }
             self.effects.push(Effect::Returned { node });
         }
+    }
+
+    /// A neighbour spoke of itself: does it know what the mesh knows of it?
+    fn look_at_speaker(&mut self, node: PeerId, position: Position, now: Instant) {
         if self.register.position_of(&node).is_some_and(|known| position < known) {
             // It does not know what the mesh knows of it: another node has its identity, or it lost its past.
             self.sync_with(node, now);

@@ -121,8 +121,8 @@ impl Teller {
         if std::mem::replace(&mut self.departed, true) {
             return;
         }
-        // Nothing was ever said: nobody need be told.
-        if self.register.own_position() != Position::default() {
+        // Who has said nothing yet may have in the run before this.
+        if self.register.own_position() != Position::default() || !self.neighbours.is_empty() {
             let position = self.announcer.advance();
             match self.signer.leave(position, self.announcer.ttl()) {
                 Ok(signed) => self.say(signed, now),

@@ -166,7 +166,7 @@ impl Teller {
             }
         }
         if let Some(position) = self.register.position_of(&from) {
-            self.look_at_speaker(from, position, before, now);
+            self.look_at_run(from, position, before, now);
         }
     }
 

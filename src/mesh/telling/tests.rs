@@ -240,3 +240,43 @@ fn a_neighbour_that_comes_back_beside_its_old_connection_is_noticed_when_it_tell
     own.connected(node, false, start);
     assert_eq!(told_by_sync(&mut own), 1);
 }
+
+#[test]
+fn it_is_noticed_too_when_somebody_else_tells_of_it_first_and_asks_for_no_more_than_is_its_share() {
+    let start = Instant::now();
+    let (mut own, _) = teller(start);
+    let (mut other, _) = teller(start);
+    let (node, third) = (other.register().own(), PeerId::random());
+    for neighbour in [node, node, third] {
+        own.connected(neighbour, false, start);
+    }
+    let (mut returned, mut asked) = (0, 0);
+    for run in 0..200 {
+        other.begin_run(2000 + run, start);
+        other.announce(profile(), start);
+        for wire in gossip(other.take_effects()) {
+            own.on_gossip(&wire.encode_to_vec(), third, start);
+        }
+        for effect in own.take_effects() {
+            match effect {
+                Effect::Returned { node: back } => returned += usize::from(back == node),
+                Effect::Ask { node: whom, .. } => asked += usize::from(whom == node),
+                _ => {}
+            }
+        }
+    }
+    assert!(returned > 10, "{returned}");
+    assert!((2..=64).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_node_that_has_said_nothing_in_this_run_says_goodbye_for_the_last_one() {
+    let start = Instant::now();
+    let (mut own, _) = teller(start);
+    own.say_goodbye(start);
+    assert!(gossip(own.take_effects()).is_empty(), "nobody is there");
+    let (mut own, _) = teller(start);
+    own.connected(PeerId::random(), false, start);
+    own.say_goodbye(start);
+    assert_eq!((gossip(own.take_effects()).len(), own.farewells()), (1, 1));
+}
