@@ -75,6 +75,23 @@ async fn a_holder_that_is_started_anew_is_listed_with_its_model_all_the_time() {
 }
 
 #[tokio::test]
+async fn a_call_of_a_node_that_was_started_anew_runs_to_its_end() {
+    let backend = Backend::start("near", &["llama3.1:8b"]);
+    let mut cluster =
+        Cluster::start(vec![NodePlan::named("laptop").backend(backend.url()), NodePlan::named("other")]).await;
+    cluster[1].sees_model("llama3.1:8b").await;
+    backend.set(Mode::slow(200));
+    cluster[1].kill();
+    cluster[1].restart().await;
+    cluster[1].sees_model("llama3.1:8b").await;
+    // Meanwhile the laptop finds out that its old connection is dead, and what follows from it.
+    let off = [("x-atmosphere-failover", "off")];
+    let response = cluster[1].post_with("/v1/chat/completions", &chat_stream("llama3.1:8b", "hello"), &off).await;
+    let answer = Events::of(response).rest().await;
+    assert_eq!((answer.error(), answer.dones), (None, 1));
+}
+
+#[tokio::test]
 async fn without_a_second_holder_it_is_a_clear_503_and_then_a_404() {
     let backend = Backend::start("only", &["llama3.1:8b"]);
     let mut cluster =
