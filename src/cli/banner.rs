@@ -29,6 +29,10 @@ pub struct Banner {
     pub listening: Vec<String>,
     /// Addresses that no other machine is behind: bridges to containers and virtual machines.
     pub virtual_addresses: Vec<IpAddr>,
+    /// Whether machines of this network find it by themselves.
+    pub is_found: bool,
+    /// Its data directory, where that is not the one that the verbs look in.
+    pub data_dir: Option<String>,
 }
 
 /// A backend of the node.
@@ -42,6 +46,16 @@ pub struct FoundBackend {
     pub models: usize,
     /// Why it cannot be used now.
     pub error: Option<String>,
+}
+
+/// As a shell takes it.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%~".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        name(text)
+    } else {
+        format!("'{}'", name(text).replace('\'', "'\\''"))
+    }
 }
 
 impl Banner {
@@ -71,17 +85,19 @@ impl Banner {
             line(format!("  {}{text}", if index == 0 { "backends  " } else { "          " }));
         }
         line(String::new());
+        let of = self.data_dir.as_ref().map_or_else(String::new, |dir| format!(" --data-dir {}", quoted(dir)));
         match self.seed() {
             Some(_) if self.role.is_some_and(Role::issues) => {
                 line("  To let the next machine in, print an invite here and use it there:".to_owned());
-                line(format!("    {}", bold("atmosphere invite")));
+                line(format!("    {}", bold(&format!("atmosphere invite{of}"))));
                 line(format!("    {}", bold("atmosphere start --seed-peer INVITE")));
             }
             Some(_) if self.role.is_some() => {
                 line("  The next machine needs an invite from an admin of the mesh: atmosphere invite".to_owned());
             }
             Some(seed) => {
-                line("  On the next machine (on this network --seed-peer is not needed):".to_owned());
+                let hint = if self.is_found { " (on this network --seed-peer is not needed)" } else { "" };
+                line(format!("  On the next machine{hint}:"));
                 line(format!("    {}", bold(&format!("atmosphere start --seed-peer {seed}"))));
             }
             None => {
@@ -92,7 +108,7 @@ impl Banner {
         let key = if self.wants_key { "<one of this node's keys>" } else { "none" };
         line(format!("    OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={key}", self.api_url));
         line("  To try it, in another window (Ctrl-C stops this node):".to_owned());
-        line(format!("    {}", bold("atmosphere chat \"How do I care for my llama?\"")));
+        line(format!("    {}", bold(&format!("atmosphere chat{of} \"How do I care for my llama?\""))));
         out
     }
 
@@ -242,6 +258,8 @@ mod tests {
                 "/ip6/fe80::1/tcp/11450".into(),
             ],
             virtual_addresses: vec![Ipv4Addr::new(172, 17, 0, 1).into()],
+            is_found: true,
+            data_dir: None,
         }
     }
 
@@ -256,6 +274,16 @@ mod tests {
             ..banner()
         };
         insta::assert_snapshot!(alone.text(false));
+    }
+
+    #[test]
+    fn what_to_type_next_is_for_this_node_and_this_network() {
+        let second = Banner { is_found: false, data_dir: Some("/home/me/my nodes/2".into()), ..banner() };
+        let text = second.text(false);
+        assert!(text.contains("atmosphere chat --data-dir '/home/me/my nodes/2' \"How"), "{text}");
+        assert!(!text.contains("not needed"), "{text}");
+        let text = Banner { role: Some(Role::Admin), ..second }.text(false);
+        assert!(text.contains("atmosphere invite --data-dir '"), "{text}");
     }
 
     #[test]

@@ -39,9 +39,17 @@ impl Client {
             Some(url) => (url.clone(), None),
             None => {
                 let dir = args.data_dir.clone().or_else(default_data_dir);
-                match dir.and_then(|dir| Some((ApiFile::read(&dir)?.url, dir))) {
-                    Some((url, dir)) => (url, Some(dir)),
-                    None => (format!("http://127.0.0.1:{DEFAULT_PORT}"), None),
+                match (dir.and_then(|dir| Some((ApiFile::read(&dir)?.url, dir))), &args.data_dir) {
+                    (Some((url, dir)), _) => (url, Some(dir)),
+                    // Who names one node does not mean another.
+                    (None, Some(dir)) => {
+                        let dir = dir.display();
+                        return Err(CliError::NotReachable(format!(
+                            "no atmosphere node runs with the data directory {dir}; start it with `atmosphere start --data-dir {dir}`, \
+                             or say where another one is with --url"
+                        )));
+                    }
+                    (None, None) => (format!("http://127.0.0.1:{DEFAULT_PORT}"), None),
                 }
             }
         };
@@ -74,7 +82,12 @@ impl Client {
     /// Asks with `POST`, within the time for questions.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Bytes, CliError> {
         let request = self.http.post(format!("{}{path}", self.url)).timeout(QUESTION_TIMEOUT).json(body);
-        read(self.send(request).await?).await
+        // What a node does not take of a question is a value of the command line.
+        let refused = |error| match error {
+            CliError::Refused(said) => CliError::Usage(said),
+            other => other,
+        };
+        read(self.send(request).await.map_err(refused)?).await
     }
 
     /// Lets a model work: as long as the node says something within [`SILENCE_TIMEOUT`].
@@ -145,11 +158,18 @@ impl Client {
             .get("retry-after")
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.parse::<u64>().ok());
+        // Every answer of a node has one.
+        let is_a_node = response.headers().contains_key("x-request-id");
         let body = read(response).await.unwrap_or_default();
         let said = error_message(&body).unwrap_or_else(|| format!("{} answers HTTP {status}", self.url));
         match status.as_u16() {
             401 => CliError::Failed(format!("{said}; give a key with --api-key or ATMOSPHERE_API_KEY")),
-            404 => CliError::NotFound(said),
+            400 => CliError::Refused(said),
+            404 if is_a_node => CliError::NotFound(said),
+            404 => CliError::NotReachable(format!(
+                "{} does not answer as an atmosphere node does ({said}); is something else listening there?",
+                self.url
+            )),
             429 | 503 | 504 => CliError::Unavailable(match retry_after {
                 Some(seconds) => format!("{said}; try again in {seconds} s"),
                 None => said,

@@ -10,6 +10,9 @@ pub enum CliError {
     /// The request was made, and failed.
     #[error("{0}")]
     Failed(String),
+    /// The node does not take the request.
+    #[error("{0}")]
+    Refused(String),
     /// A flag or a value is wrong.
     #[error("{0}")]
     Usage(String),
@@ -40,7 +43,7 @@ impl CliError {
         match self {
             // `atmosphere nodes | head -1` is no failure: the reader has what it wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Failed(_) | Self::Output(_) | Self::Unhealthy => 1,
+            Self::Failed(_) | Self::Refused(_) | Self::Output(_) | Self::Unhealthy => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::NotReachable(_) => 3,
             Self::NotFound(_) => 4,

@@ -69,6 +69,11 @@ fn banner(up: &Up) -> Banner {
             .collect(),
         listening: up.listening.clone(),
         virtual_addresses: Interfaces::now().virtual_addresses(),
+        is_found: up.mdns,
+        data_dir: (config::default_data_dir().as_deref() != Some(&up.data_dir)).then(|| {
+            let absolute = std::path::absolute(&up.data_dir).unwrap_or_else(|_| up.data_dir.clone());
+            absolute.display().to_string()
+        }),
     }
 }
 

@@ -119,7 +119,7 @@ impl Dispatcher {
         };
         let race::Won { place, begun, failed: doubtful } = match race::run(course, &mut record).await {
             Ok(begun) => begun,
-            Err(failure) => return Err(give_up(record, &decision, failure)),
+            Err(failure) => return Err(give_up(record, &decision, self.with_time(failure, &decision))),
         };
         let failover = intent.handling.failover.unwrap_or(self.settings.failover);
         let keep = failover && intent.requirements.stream;
@@ -140,6 +140,16 @@ impl Dispatcher {
             return Err(give_up(job.record, &job.decision, failure));
         };
         Ok(Self::reply(begun, served, job))
+    }
+
+    /// When everybody who could is out of reach or down: when the first is tried again.
+    fn with_time(&self, mut failure: Failure, decision: &Decision) -> Failure {
+        if failure.class == ErrorClass::Unavailable && failure.body.is_none() && failure.retry_after.is_none() {
+            let (signals, now) = (self.router().signals(), std::time::Instant::now());
+            let rests = |one: &Candidate| signals.cooling(&one.node, &one.capability.id, now);
+            failure.retry_after = decision.candidates.iter().filter_map(rests).map(|(left, _)| left).min();
+        }
+        failure
     }
 
     fn reply(begun: Begun, served: Candidate, job: Job) -> Reply {

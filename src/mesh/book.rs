@@ -86,6 +86,22 @@ impl Book {
         }
     }
 
+    /// Notes that this node came from there, where it says that it listens: after where it was reached. Returns whether that
+    /// is new.
+    pub fn came_from(&mut self, node: PeerId, address: &Multiaddr, unix_secs: u64) -> bool {
+        let Some(entry) = self.peers.get_mut(&node) else {
+            self.reached(node, address, unix_secs);
+            return true;
+        };
+        let text = address.to_string();
+        let is_new = entry.addresses.len() < MAX_ADDRESSES && !entry.addresses.contains(&text);
+        if is_new {
+            entry.addresses.push(text);
+            self.changed = true;
+        }
+        is_new
+    }
+
     /// Notes where a node may be reached that was never reached before.
     pub fn learn(&mut self, node: PeerId, address: &Multiaddr) {
         let text = address.to_string();
@@ -208,6 +224,18 @@ mod tests {
             book.reached(peers[0].0, &address(port), 999);
         }
         assert_eq!(book.peers()[0].1.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn where_a_node_came_from_is_kept_after_where_it_was_reached_and_once() {
+        let mut book = Book::default();
+        let node = PeerId::random();
+        assert!(book.came_from(node, &address(2), 10) && !book.came_from(node, &address(2), 11));
+        book.reached(node, &address(1), 12);
+        assert!(book.came_from(node, &address(3), 13));
+        assert_eq!(book.peers(), [(node, vec![address(1), address(2), address(3)])]);
+        let new = (0..100).filter(|port| book.came_from(node, &address(100 + port), 14)).count();
+        assert_eq!(new, MAX_ADDRESSES - 3);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The tasks that carry what one part knows to the part that needs it. Each ends when its source does.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::parts::Parts;
 use super::settings::{DESCRIBED, SETTLE};
-use crate::capability::{Advert, Capability};
+use crate::capability::{Advert, Capability, PeerId};
 use crate::catalog::Adverts;
 use crate::mesh::InboundCall;
 
@@ -62,11 +62,12 @@ pub(super) async fn advertise(parts: Arc<Parts>) {
 pub(super) async fn catalogue(parts: Arc<Parts>) {
     let mut adverts = parts.mesh.adverts();
     let mut own = parts.own.subscribe();
+    let mut runs: HashMap<PeerId, u64> = HashMap::new();
     loop {
         let live = with_own(&adverts.borrow_and_update(), &parts, &own.borrow_and_update());
         let catalog = Arc::clone(&parts.catalog);
         let router = Arc::clone(&parts.router);
-        let nodes: HashSet<_> = live.keys().copied().collect();
+        let nodes: HashMap<_, _> = live.iter().map(|(node, advert)| (*node, advert.epoch)).collect();
         let updated = tokio::task::spawn_blocking(move || {
             catalog.update(&live);
             router.refresh();
@@ -74,7 +75,12 @@ pub(super) async fn catalogue(parts: Arc<Parts>) {
         if let Err(fault) = updated.await {
             tracing::error!(%fault, "could not update the catalog");
         }
-        parts.router.signals().retain(&nodes);
+        let signals = parts.router.signals();
+        signals.retain(&nodes.keys().copied().collect());
+        for node in nodes.iter().filter(|(node, run)| runs.get(node) != Some(run)).map(|(node, _)| node) {
+            signals.began_anew(node, Instant::now());
+        }
+        runs = nodes;
         let more = tokio::select! {
             changed = adverts.changed() => changed,
             changed = own.changed() => changed,

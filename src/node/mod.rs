@@ -65,6 +65,10 @@ pub struct Up {
     pub backends: Vec<api::ProviderStatus>,
     /// Multiaddresses that the mesh listens on.
     pub listening: Vec<String>,
+    /// Whether other nodes of this network find it by mDNS.
+    pub mdns: bool,
+    /// Where it keeps what it must not forget.
+    pub data_dir: std::path::PathBuf,
 }
 
 /// Runs a node until Ctrl-C, SIGTERM, or a fault that it cannot go on with. `announce` is called once, when it is up.
@@ -241,5 +245,7 @@ fn up(parts: &Parts, api_url: String, ollama_url: Option<String>, config: &Confi
         wants_key: !config.api.keys.is_empty(),
         backends: service::provider_statuses(&parts.registry),
         listening: view.listening.clone(),
+        mdns: parts.mdns,
+        data_dir: config.data_dir.clone(),
     }
 }

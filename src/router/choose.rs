@@ -203,6 +203,21 @@ impl Choice<'_> {
         Some(meaning::judge(&query, &audience))
     }
 
+    /// Why there is no candidate, when nobody rests.
+    fn nothing_can(&self, target: &str, resolved: &Resolved<'_>, intent: &Intent) -> NoRoute {
+        let serves = |entry: &Entry| entry.capability.operations.contains(intent.operation);
+        let total = match &resolved.among {
+            Among::Alias(_, alias) if !alias.models.is_empty() && self.rejected_total == 0 => {
+                return NoRoute::UnknownModel { name: alias.models.join(" or "), near: Vec::new() };
+            }
+            // What else is there does not matter to whoever has nothing of the kind yet.
+            Among::Alias(..) | Among::All if !self.world.snapshot.entries().iter().any(serves) => 0,
+            _ => self.rejected_total,
+        };
+        let why = reason::nothing_can(target, resolved.step, intent.operation, &self.rejected, total);
+        NoRoute::NothingCan(why)
+    }
+
     fn finish(
         mut self,
         target: String,
@@ -216,13 +231,7 @@ impl Choice<'_> {
 
         let no_route = candidates.is_empty().then(|| match self.cooling {
             Some(retry_after) => NoRoute::AllCooling { retry_after },
-            None => NoRoute::NothingCan(reason::nothing_can(
-                &target,
-                resolved.step,
-                intent.operation,
-                &self.rejected,
-                self.rejected_total,
-            )),
+            None => self.nothing_can(&target, resolved, intent),
         });
         let meant = best_tier == Some(TIER_MEANT);
         let abstained = resolved.step_is_auto() && verdict.is_some() && !meant && no_route.is_none();

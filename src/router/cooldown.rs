@@ -57,6 +57,11 @@ impl Cooldown {
         *self = Self::default();
     }
 
+    /// What failed is another one now, as when a node was started anew. What is still under way says nothing of it.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        *self = Self { since: Some(now), ..Self::default() };
+    }
+
     /// How long it rests still.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
@@ -111,6 +116,20 @@ mod tests {
             cooldown.fail(began, now, "a");
         }
         assert_eq!(cooldown.failures(), 1);
+    }
+
+    #[test]
+    fn a_new_run_is_not_blamed_for_the_last_one() {
+        let began = Instant::now();
+        let now = began + Duration::from_secs(1);
+        let mut cooldown = Cooldown::default();
+        (0..3).for_each(|_| cooldown.fail(began, now, "a"));
+        cooldown.forgive(now);
+        assert_eq!((cooldown.remaining(now), cooldown.failures()), (None, 0));
+        cooldown.fail(began, now, "a");
+        assert_eq!(cooldown.remaining(now), None, "that call went to the last run");
+        cooldown.fail(now, now, "a");
+        assert!(cooldown.remaining(now).is_some());
     }
 
     #[test]

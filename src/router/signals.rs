@@ -298,6 +298,14 @@ impl Signals {
         }
     }
 
+    /// The node has begun a new run: what failed before says nothing of it.
+    pub fn began_anew(&self, node: &PeerId, now: Instant) {
+        if let Some(signals) = self.nodes.write().get_mut(node) {
+            signals.cooldown.forgive(now);
+            signals.capabilities.values_mut().for_each(|capability| capability.cooldown.forgive(now));
+        }
+    }
+
     /// Calls of this node that are under way at that capability.
     #[must_use]
     pub fn in_flight(&self, node: &PeerId, capability: &CapabilityId) -> u32 {

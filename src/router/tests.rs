@@ -313,6 +313,18 @@ fn requirements_hold_for_auto_too() {
 }
 
 #[test]
+fn a_mesh_without_anything_that_chats_says_what_to_do_and_an_alias_of_nothing_what_it_stands_for() {
+    let mesh = Mesh::new(vec![("a", vec![embedder("nomic", 137)])]);
+    let why = mesh.decide("auto").no_route.expect("nobody chats").to_string();
+    assert!(why.contains("start a backend"), "{why}");
+    let alias = Alias { models: vec!["gone".into(), "away".into()], ..Alias::default() };
+    let settings = Settings { aliases: BTreeMap::from([("bad".into(), alias)]), ..Settings::default() };
+    let mesh = Mesh::with(vec![("a", vec![chat_model("small", 1)])], settings);
+    let no_route = mesh.decide("bad").no_route.expect("nobody has it");
+    assert_eq!(no_route, NoRoute::UnknownModel { name: "gone or away".into(), near: Vec::new() });
+}
+
+#[test]
 fn an_empty_mesh_says_what_to_do() {
     let decision = Mesh::new(vec![]).decide("auto");
     assert!(decision.reason.contains("--backend"), "{}", decision.reason);

@@ -155,7 +155,7 @@ fn seeds(facts: &Facts<'_>) -> Vec<Finding> {
             Some(error) => Finding::problem(
                 Check::Seeds,
                 error.clone(),
-                format!("start atmosphere there, or correct --seed-peer {} (it is tried further)", seed.seed),
+                format!("start atmosphere there; or start this node without {}, which it tries until then", seed.seed),
             ),
             None => Finding::note(Check::Seeds, format!("{} is being tried", seed.seed), None),
         });

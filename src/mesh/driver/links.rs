@@ -8,7 +8,7 @@ use libp2p::ping;
 use libp2p::swarm::ConnectionId;
 use rand::RngExt as _;
 
-use super::state::{Driver, unix_ms};
+use super::state::{BOOK_SOON, Driver, unix_ms};
 use crate::capability::PeerId;
 use crate::mesh::address::{ip_of, is_memory, is_relayed, link_transport, path_class, without_peer};
 use crate::mesh::connections::Link;
@@ -64,6 +64,7 @@ impl Driver {
             let address = without_peer(address);
             if !is_relayed(&address) && !is_memory(&address) && ip_of(&address).is_some() {
                 self.disk.book.reached(node, &address, unix_ms() / 1000);
+                self.next_book = self.next_book.min(now + BOOK_SOON);
             }
         }
         self.teller.connected(node, endpoint.is_dialer(), now);

@@ -9,7 +9,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, autonat, identify, relay, upnp};
 
-use super::state::{Asked, Driver};
+use super::state::{Asked, BOOK_SOON, Driver, unix_ms};
 use crate::capability::PeerId;
 use crate::mesh::address::{
     Interfaces, Scope, ip_of, is_dialable_for_others, is_memory, is_relayed, link_transport, of_advert, port_of,
@@ -37,6 +37,13 @@ impl Driver {
             let loopback = ip_of(address).is_some_and(|ip| scope(ip) == Scope::Loopback);
             is_dialable_for_others(address) && (!loopback || alone_on_this_machine)
         };
+        // Who dialled this node is found again after a restart where it listens, if that is where it came from.
+        let came_from = self.connections.direct_ip(&peer_id, connection_id);
+        for address in info.listen_addrs.iter().filter(|address| came_from.is_some() && ip_of(address) == came_from) {
+            if self.disk.book.came_from(peer_id, &without_peer(address), unix_ms() / 1000) {
+                self.next_book = self.next_book.min(now + BOOK_SOON);
+            }
+        }
         for address in info.listen_addrs.into_iter().filter(useful).take(book::MAX_ADDRESSES) {
             self.swarm.behaviour_mut().kad.inner().add_address(&peer_id, without_peer(&address));
         }

@@ -43,6 +43,9 @@ pub const YIELD: Duration = Duration::from_secs(2);
 /// How often the peer book is written, when it changed.
 pub(super) const BOOK_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How soon when there is somebody new in it: several come together.
+pub(super) const BOOK_SOON: Duration = Duration::from_secs(2);
+
 /// Answers to others that take a while, at once.
 const MAX_LATE: usize = 4;
 

@@ -182,17 +182,41 @@ async fn a_restarted_node_finds_the_others_by_its_peer_book() {
     let b = run_as(at_home(with_seed(on_loopback("b"), &a.seed())), identity.clone());
     b.until_connected(a.id()).await;
     b.mesh.leave().await;
-    let kept = async {
-        while !dir.path().join("peers.bin").exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, kept).await.expect("the book");
+    book_in(dir.path()).await;
 
     let b = run_as(at_home(on_loopback("b")), identity);
     b.mesh.advertise(model("again"), 0).await;
     b.until_connected(a.id()).await;
     a.until_offered(b.id(), "again").await;
+}
+
+/// Waits until there is a peer book.
+async fn book_in(dir: &std::path::Path) {
+    let kept = async {
+        while !dir.join("peers.bin").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, kept).await.expect("the book");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_seed_finds_those_that_had_dialled_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at_home = |settings| Settings { data_dir: Some(dir.path().to_owned()), ..settings };
+    let (seed, other) = (Identity::load_or_create(dir.path()).expect("an identity"), Identity::generate());
+    let a = run_as(at_home(on_loopback("a")), seed.clone());
+    let b = run_as(with_seed(on_loopback("b"), &a.seed()), other.clone());
+    a.until_connected(b.id()).await;
+    book_in(dir.path()).await;
+    let port = b.mesh.port();
+    a.mesh.leave().await;
+    b.mesh.leave().await;
+
+    // Neither is told of the other.
+    let b = run_as(Settings { gossip_port: port, ..on_loopback("b") }, other);
+    let a = run_as(at_home(on_loopback("a")), seed);
+    a.until_connected(b.id()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
