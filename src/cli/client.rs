@@ -30,26 +30,22 @@ pub(super) struct Client {
     key: Option<Secret>,
     /// The file that said where the node is.
     found_in: Option<PathBuf>,
+    /// The directory of a node that does not run.
+    absent: Option<PathBuf>,
 }
 
 impl Client {
     /// For the node that the flags name, or else the one that runs on this machine.
     pub(super) fn new(args: &ClientArgs) -> Result<Self, CliError> {
-        let (url, found_in) = match &args.url {
-            Some(url) => (url.clone(), None),
+        let usual = || format!("http://127.0.0.1:{DEFAULT_PORT}");
+        let (url, found_in, absent) = match &args.url {
+            Some(url) => (url.clone(), None, None),
             None => {
                 let dir = args.data_dir.clone().or_else(default_data_dir);
-                match (dir.and_then(|dir| Some((ApiFile::read(&dir)?.url, dir))), &args.data_dir) {
-                    (Some((url, dir)), _) => (url, Some(dir)),
+                match dir.and_then(|dir| Some((ApiFile::read(&dir)?.url, dir))) {
+                    Some((url, dir)) => (url, Some(dir), None),
                     // Who names one node does not mean another.
-                    (None, Some(dir)) => {
-                        let dir = dir.display();
-                        return Err(CliError::NotReachable(format!(
-                            "no atmosphere node runs with the data directory {dir}; start it with `atmosphere start --data-dir {dir}`, \
-                             or say where another one is with --url"
-                        )));
-                    }
-                    (None, None) => (format!("http://127.0.0.1:{DEFAULT_PORT}"), None),
+                    None => (usual(), None, args.data_dir.clone()),
                 }
             }
         };
@@ -65,7 +61,7 @@ impl Client {
             .http1_only()
             .build()
             .map_err(|error| CliError::Failed(format!("cannot set up HTTP: {error}")))?;
-        Ok(Self { http, url, key: args.api_key.as_deref().map(Secret::new), found_in })
+        Ok(Self { http, url, key: args.api_key.as_deref().map(Secret::new), found_in, absent })
     }
 
     /// Where the node is.
@@ -123,6 +119,13 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
+        if let Some(dir) = &self.absent {
+            let dir = dir.display();
+            return Err(CliError::NotReachable(format!(
+                "no atmosphere node runs with the data directory {dir}; start it with `atmosphere start --data-dir {dir}`, \
+                 or say where another one is with --url"
+            )));
+        }
         let request = match &self.key {
             Some(key) => request.bearer_auth(key.expose()),
             None => request,

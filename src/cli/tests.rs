@@ -382,6 +382,7 @@ fn the_exit_code_tells_scripts_what_happened() {
     ] {
         let mut answer = answer(status, error("it was bad"));
         answer.headers.push(("retry-after", "7".into()));
+        answer.headers.push(("x-request-id", "1".into()));
         let node = ScriptedNode::start([("POST /v1/chat/completions", answer)]);
         let ran = node.run(&["chat", "hi"]);
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{status}");
@@ -399,6 +400,14 @@ fn nobody_there_says_how_to_start_one() {
 }
 
 #[test]
+fn who_names_a_node_that_does_not_run_does_not_get_another() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ran = run(&["nodes", "--data-dir", &directory.path().display().to_string()], "", Look::default());
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("no atmosphere node runs with the data directory"), "{}", ran.err);
+}
+
+#[test]
 fn something_else_that_answers_is_told_apart() {
     let node = ScriptedNode::start([("GET /v1/mesh/nodes", answer(200, "<html>hello</html>"))]);
     let ran = node.run(&["nodes"]);
@@ -406,7 +415,8 @@ fn something_else_that_answers_is_told_apart() {
     assert!(ran.err.contains("is something else listening there?"), "{}", ran.err);
     let node = ScriptedNode::start([("GET /v1/mesh/nodes", answer(404, "<html>nothing</html>"))]);
     let ran = node.run(&["nodes"]);
-    assert_eq!((ran.code, ran.err.as_str()), (4, "error: URL answers HTTP 404 Not Found\n"));
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("is something else listening there?"), "{}", ran.err);
 }
 
 #[test]

@@ -210,13 +210,30 @@ async fn a_restarted_seed_finds_those_that_had_dialled_it() {
     a.until_connected(b.id()).await;
     book_in(dir.path()).await;
     let port = b.mesh.port();
-    a.mesh.leave().await;
-    b.mesh.leave().await;
+    for node in [a, b] {
+        node.mesh.leave().await;
+    }
 
-    // Neither is told of the other.
-    let b = run_as(Settings { gossip_port: port, ..on_loopback("b") }, other);
+    // Neither is told of the other. The port is free again in a moment.
+    let b = || {
+        start(
+            Settings { gossip_port: port, ..on_loopback("b") },
+            other.clone(),
+            EventBus::default(),
+            &Metrics::default(),
+        )
+    };
+    let again = async {
+        loop {
+            match b() {
+                Ok(again) => return again,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let (b, _calls) = tokio::time::timeout(LIMIT, again).await.expect("the port is free");
     let a = run_as(at_home(on_loopback("a")), seed);
-    a.until_connected(b.id()).await;
+    a.until_connected(b.node()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
