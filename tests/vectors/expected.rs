@@ -183,7 +183,8 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
     };
     let start =
         v1::PairStart { wire_major: 1, wire_minor: 0, nonce: bytes(2, 32), number: 7, element: bytes(0x41, 33) };
-    let verdict = |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into() });
+    let verdict =
+        |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into(), ..Default::default() });
     let bodies = vec![
         ("gate-hello", Body::Hello(hello)),
         ("gate-proof", proof(None)),

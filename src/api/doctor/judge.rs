@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub examination: &'a Examination,
     pub others: &'a BTreeMap<PeerId, Other>,
     pub seeds: &'a [SeedView],
+    /// Why this node is no member of its mesh any more.
+    pub denied: Option<String>,
     pub providers: &'a [ProviderStatus],
     /// This node's version.
     pub version: &'a str,
@@ -335,10 +337,21 @@ fn relay_name(facts: &Facts<'_>, id: &str) -> String {
 }
 
 fn admission(facts: &Facts<'_>) -> Vec<Finding> {
+    if let Some(denied) = &facts.denied {
+        return vec![Finding::problem(
+            Check::Admission,
+            format!("this node is no member of its mesh any more: {denied}"),
+            "ask an admin of the mesh for a new invite, and give it here to `atmosphere join`",
+        )];
+    }
     let recent = facts.situation().turned_away.iter().filter(|one| one.ago_s < RECENT_S).take(MAX_LINES);
     recent
         .map(|one| {
-            let what = format!("node {} at {} was turned away: {}", short(&one.node), one.address, one.reason);
+            let (node, address) = (short(&one.node), &one.address);
+            let what = match one.reason.strip_prefix("the other node refused: ") {
+                Some(reason) => format!("node {node} at {address} turned this node away: {reason}"),
+                None => format!("node {node} at {address} was turned away: {}", one.reason),
+            };
             let advice =
                 "if it is one of yours: it needs the same mesh (--mesh NAME) and a program of a version that fits";
             Finding::note(Check::Admission, what, Some(advice.to_owned()))

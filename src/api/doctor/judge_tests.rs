@@ -25,6 +25,7 @@ struct World {
     examination: Examination,
     others: BTreeMap<PeerId, Other>,
     seeds: Vec<SeedView>,
+    denied: Option<String>,
     providers: Vec<ProviderStatus>,
 }
 
@@ -46,6 +47,7 @@ fn world(neighbours: Vec<Neighbour>) -> World {
         examination: Examination { situation, neighbours, ..Examination::default() },
         others,
         seeds: Vec::new(),
+        denied: None,
         providers: Vec::new(),
     }
 }
@@ -56,6 +58,7 @@ impl World {
             examination: &self.examination,
             others: &self.others,
             seeds: &self.seeds,
+            denied: self.denied.clone(),
             providers: &self.providers,
             version: "1.2.3",
             port: Some(11450),
@@ -178,4 +181,10 @@ fn versions_and_strangers_are_good_to_know() {
     assert_eq!(complaints[0].2, "node 4kx6nXTN at /ip4/192.168.1.9/tcp/11450 was turned away: it is of another mesh");
     assert_eq!(complaints[1].2, "this node is 1.2.3, but n0 (1.1.0) is not");
     assert!(complaints.iter().all(|(_, verdict, _)| *verdict == Verdict::Note));
+    world.examination.situation.turned_away[0].reason = "the other node refused: it is of another mesh".to_owned();
+    assert!(world.complaints()[0].2.ends_with("turned this node away: it is of another mesh"));
+    world.denied = Some("its membership was revoked".to_owned());
+    let complaints = world.complaints();
+    assert_eq!(complaints[0].1, Verdict::Problem);
+    assert_eq!(complaints[0].2, "this node is no member of its mesh any more: its membership was revoked");
 }

@@ -101,6 +101,7 @@ pub(super) async fn doctor(
         examination: &examination,
         others: &others,
         seeds: &view.seeds,
+        denied: view.membership.as_ref().and_then(|own| Some(own.denied.as_ref()?.to_string())),
         providers: &app.service.providers(),
         version: env!("CARGO_PKG_VERSION"),
         port: app.service.gossip_port(),

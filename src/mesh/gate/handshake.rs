@@ -20,6 +20,9 @@ use crate::wire::v1::gate_message::Body;
 use crate::wire::v1::verdict::Code;
 use crate::wire::{MAJOR, MINOR};
 
+/// Largest message; a membership with its signatures fits several times.
+pub(super) const MAX_MESSAGE_BYTES: usize = 4096;
+
 /// Separates these signatures from every other use of a node key.
 const DOMAIN: &[u8] = b"atmosphere-gate-v1";
 
@@ -123,7 +126,7 @@ impl Refusal {
             }
             Self::Incompatible(text) | Self::NotAdmitted(text) | Self::Malformed(text) => text.clone(),
         };
-        v1::GateMessage { body: Some(Body::Verdict(v1::Verdict { code: code.into(), message })) }
+        v1::GateMessage { body: Some(Body::Verdict(v1::Verdict { code: code.into(), message, revocation: None })) }
     }
 
     fn from_verdict(verdict: v1::Verdict) -> Option<Self> {
@@ -408,7 +411,7 @@ impl<'a> Handshake<'a> {
                 return Step { send: None, standing: Standing::Asks(Box::new(asks)) };
             }
             Ok(Shown::Invite(_)) => return refuse(Refusal::NotAdmitted("only who dials can present an invite".into())),
-            Err(why) => return refuse(Refusal::NotAdmitted(why)),
+            Err(why) => return self.not_admitted(why),
         }
         match self.role {
             Role::Responder => match self.proof(remote_nonce, None) {
@@ -416,7 +419,7 @@ impl<'a> Handshake<'a> {
                 Err(refusal) => refuse(refusal),
             },
             Role::Initiator => {
-                let verdict = v1::Verdict { code: Code::Admitted.into(), message: String::new() };
+                let verdict = v1::Verdict { code: Code::Admitted.into(), ..Default::default() };
                 Step {
                     send: Some(v1::GateMessage { body: Some(Body::Verdict(verdict)) }),
                     standing: Standing::Admitted,
@@ -436,7 +439,28 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    fn on_verdict(&mut self, state: &State, verdict: v1::Verdict) -> Step {
+    /// Refuses, and proves it to a node that was revoked.
+    fn not_admitted(&self, why: String) -> Step {
+        let mut step = refuse(Refusal::NotAdmitted(why));
+        if let (Membership::Closed(closed), Some(message)) = (self.membership, &step.send)
+            && let Some(Body::Verdict(verdict)) = &message.body
+            && let Some(revocation) = closed.revocation_of(&self.remote)
+        {
+            let verdict = v1::Verdict { revocation: Some(revocation), ..verdict.clone() };
+            let message = v1::GateMessage { body: Some(Body::Verdict(verdict)) };
+            if message.encoded_len() <= MAX_MESSAGE_BYTES {
+                step.send = Some(message);
+            }
+        }
+        step
+    }
+
+    fn on_verdict(&mut self, state: &State, mut verdict: v1::Verdict) -> Step {
+        if let (Some(revocation), Membership::Closed(closed)) = (verdict.revocation.take(), self.membership) {
+            // It proves itself, whoever tells; a faulty one is of no account.
+            let record = v1::roster_record::Record::Revocation(revocation);
+            let _ = closed.merge(vec![v1::RosterRecord { record: Some(record) }]);
+        }
         let standing = match (Refusal::from_verdict(verdict), state) {
             // Only a node with this node's id can say so.
             (Some(Refusal::Itself | Refusal::IdentityClash), _) if !self.has_own_id() => {

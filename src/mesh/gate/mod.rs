@@ -36,7 +36,7 @@ use crate::wire::v1;
 
 pub use admission::Admission;
 pub use handshake::Refusal;
-use handshake::{Asks, Handshake, Role, Standing};
+use handshake::{Asks, Handshake, MAX_MESSAGE_BYTES, Role, Standing};
 use instance::Instance;
 pub use membership::{Joining, Membership};
 pub use outcome::Handshakes;
@@ -48,9 +48,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a refused node is given to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-
-/// Largest message; a membership with its signatures fits several times.
-const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// Inbound handshakes at once. With [`TIME_LIMIT`] it bounds what strangers can make this node hold.
 const MAX_INBOUND: usize = 128;

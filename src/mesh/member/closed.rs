@@ -296,6 +296,12 @@ impl Closed {
         self.0.state.lock().roster.role_of(node, now_ms())
     }
 
+    /// Why a node is no member any more, if it was revoked: for the node itself.
+    #[must_use]
+    pub fn revocation_of(&self, node: &PeerId) -> Option<v1::SignedRevocation> {
+        self.0.state.lock().roster.revocation_of(node).map(|revocation| v1::SignedRevocation::clone(&revocation.wire))
+    }
+
     /// All nodes that are or were members.
     #[must_use]
     pub fn members(&self) -> Vec<MemberView> {

@@ -216,6 +216,13 @@ impl Roster {
         self.revoked.get(node).copied().unwrap_or_default()
     }
 
+    /// The revocation of a node that reaches farthest.
+    #[must_use]
+    pub fn revocation_of(&self, node: &PeerId) -> Option<Arc<Revocation>> {
+        let revocations = self.revocations.values().filter(|revocation| revocation.node == *node);
+        revocations.max_by_key(|revocation| revocation.through).map(Arc::clone)
+    }
+
     /// All nodes that are or were members, in the order of their ids.
     #[must_use]
     pub fn entries(&self, now_ms: u64) -> Vec<Entry> {
@@ -224,9 +231,7 @@ impl Roster {
             .map(|(_, membership)| {
                 let node = membership.own().node;
                 let denied = self.judge(membership, now_ms).err();
-                let revocations = self.revocations.values().filter(|revocation| revocation.node == node);
-                let revocation = revocations.max_by_key(|revocation| revocation.through).map(Arc::clone);
-                let revocation = revocation.filter(|_| denied == Some(Denied::Revoked));
+                let revocation = self.revocation_of(&node).filter(|_| denied == Some(Denied::Revoked));
                 Entry { membership: Arc::clone(membership), denied, revocation }
             })
             .collect()

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use super::calls::call;
 use super::*;
 use crate::capability::{Frame, Load};
-use crate::mesh::member::{Closed, InviteOptions, Role, Token};
+use crate::mesh::member::{Closed, Denied, InviteOptions, Role, Token};
 use crate::mesh::{EntryError, KnockError, PathClass, RelayServer, enter};
 
 /// A node of a closed mesh.
@@ -173,6 +173,9 @@ async fn a_revoked_node_is_cut_off_everywhere_within_seconds_and_stays_so_after_
     let error = c.mesh.join(b.seed()).await.expect_err("refused").to_string();
     assert!(error.contains("revoked"), "{error}");
     assert!(!b.mesh.view().peers.contains_key(&c.id()));
+    // Who refused it has told it why, and it knows that it is no member any more.
+    let own = c.until_view("its revocation", |view| view.membership.clone().filter(|own| own.denied.is_some())).await;
+    assert_eq!(own.denied, Some(Denied::Revoked));
 
     // A new invite is a new beginning.
     let anew = a.invite(InviteOptions::default()).await;
