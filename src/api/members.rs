@@ -75,8 +75,8 @@ fn member_shape(app: &App, own: &PeerId, member: &MemberView) -> Value {
     };
     json!({
         "node": member.node.to_base58(),
-        // Known while it is there.
-        "name": name_of(app, &member.node),
+        // While it is away: the last that was heard.
+        "name": name_of(app, &member.node).or_else(|| member.name.clone()),
         "self": member.node == *own,
         "role": member.role,
         "status": status,
@@ -160,15 +160,16 @@ fn find_node(app: &App, members: &[MemberView], text: &str) -> Result<PeerId, Ap
     if let Ok(node) = text.parse::<PeerId>() {
         return Ok(node);
     }
-    let by_name = |node: &PeerId| name_of(app, node).is_some_and(|name| name == text);
+    let name = |member: &MemberView| name_of(app, &member.node).or_else(|| member.name.clone());
+    let by_name = |member: &MemberView| name(member).is_some_and(|name| name == text);
     let by_end = |node: &PeerId| text.len() >= LEAST_ID && node.to_base58().ends_with(text);
-    let meant: Vec<PeerId> =
-        members.iter().map(|member| member.node).filter(|node| by_name(node) || by_end(node)).collect();
+    let is_meant = |member: &&MemberView| by_name(member) || by_end(&member.node);
+    let meant: Vec<PeerId> = members.iter().filter(is_meant).map(|member| member.node).collect();
     match meant.as_slice() {
         [node] => Ok(*node),
         [] => {
             let message = format!(
-                "there is no member {:?} (a node that is away has no name; `atmosphere members` lists the ids)",
+                "there is no member {:?} (`atmosphere members` lists all, also those that are away, with their ids)",
                 text.chars().take(80).collect::<String>()
             );
             Err(ApiError::new(StatusCode::NOT_FOUND, "member_not_found", message).param("node"))

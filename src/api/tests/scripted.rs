@@ -203,6 +203,7 @@ impl Service for ScriptedNode {
     fn members(&self) -> Option<Vec<MemberView>> {
         let member = |number, role, denied| MemberView {
             node: peer(number),
+            name: None,
             role,
             denied,
             issued_ms: 1_700_000_000_000,

@@ -253,6 +253,9 @@ impl Driver {
         self.view_changed |= before.len() != after.len() || before.keys().ne(after.keys());
         for (node, advert) in after.iter().filter(|(node, _)| **node != self.own && !before.contains_key(*node)) {
             tracing::info!(%node, name = %advert.name, "node joined");
+            if let Some(closed) = &self.settings.closed {
+                closed.heard(node, &advert.name);
+            }
             self.outlets.events.emit(
                 "node.joined",
                 || serde_json::json!({ "node": node.to_base58(), "name": advert.name, "version": advert.version }),

@@ -21,7 +21,7 @@ use super::files::{self, Encoded, Kept};
 use super::invite::{InviteError, InviteKey, InviteOptions, Invites, MAX_LIFE, MAX_USES, Side};
 use super::membership::{Issuer, RecordError, Terms, presented, verify};
 use super::role::Role;
-use super::roster::{Denied, Roster, ms};
+use super::roster::{Denied, Entry, Roster, ms};
 use super::state::{ADMIN_LIFETIME, Keys, State, now_ms};
 use super::token::{Invited, MAX_ADDRESSES, Token};
 use super::view::{MemberView, Renewal, Revoked, view};
@@ -31,10 +31,6 @@ use crate::mesh::identity::Identity;
 use crate::mesh::pair::{Away, Desk, Pass};
 use crate::wire::v1;
 use crate::wire::v1::roster_record::Record;
-
-/// How long a membership lasts unless the owner says otherwise. It is renewed at half of it, so a machine may be off
-/// for six weeks and still come back by itself.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Longest name of a mesh, as for nodes.
 const MAX_NAME_CHARS: usize = 63;
@@ -126,16 +122,7 @@ impl Closed {
         }
         let mut roster = Roster::new(mesh, root.clone());
         roster.add_membership(Arc::clone(&own), now_ms());
-        let state = State {
-            last_serial: own.own().serial,
-            own,
-            roster,
-            invites: Invites::default(),
-            lifetime: DEFAULT_LIFETIME,
-            news: Vec::new(),
-            revision: 1,
-            dirty: true,
-        };
+        let state = State { dirty: true, ..State::new(own, roster) };
         let closed = Self(Arc::new(Inner {
             desk: Desk::new(name.clone()),
             name,
@@ -176,16 +163,8 @@ impl Closed {
             }
         }
         roster.add_membership(Arc::clone(&own), now);
-        let state = State {
-            last_serial: own.own().serial,
-            own,
-            roster,
-            invites: Invites::of(kept.invites),
-            lifetime: DEFAULT_LIFETIME,
-            news: Vec::new(),
-            revision: 1,
-            dirty: false,
-        };
+        let names = kept.names.into_iter().filter_map(|(node, name)| Some((node.parse().ok()?, name))).collect();
+        let state = State { invites: Invites::of(kept.invites), names, ..State::new(own, roster) };
         Ok(Some(Self(Arc::new(Inner {
             desk: Desk::new(kept.name.clone()),
             name: kept.name,
@@ -302,12 +281,21 @@ impl Closed {
         self.0.state.lock().roster.revocation_of(node).map(|revocation| v1::SignedRevocation::clone(&revocation.wire))
     }
 
+    /// A node calls itself that: by this name its owner knows it, also when it is away.
+    pub fn heard(&self, node: &PeerId, name: &str) {
+        self.0.state.lock().heard(node, name);
+    }
+
     /// All nodes that are or were members.
     #[must_use]
     pub fn members(&self) -> Vec<MemberView> {
         let state = self.0.state.lock();
         let entries = state.roster.entries(now_ms()).into_iter();
-        entries.map(|entry| view(&entry.membership, entry.denied, entry.revocation.as_deref())).collect()
+        let shown = |entry: Entry| {
+            let name = state.names.get(&entry.membership.own().node).cloned();
+            MemberView { name, ..view(&entry.membership, entry.denied, entry.revocation.as_deref()) }
+        };
+        entries.map(shown).collect()
     }
 
     /// Issues a membership to a node, which may be a member already.
@@ -573,6 +561,9 @@ impl Closed {
             kept.seeds = self.0.seeds.iter().map(ToString::to_string).collect();
             kept.roster = state.roster.records().iter().map(|record| Encoded(record.encode_to_vec())).collect();
             kept.invites = state.invites.to_vec();
+            let State { names, roster, .. } = &mut *state;
+            names.retain(|node, _| roster.membership_of(node).is_some());
+            kept.names = names.iter().map(|(node, name)| (node.to_base58(), name.clone())).collect();
             kept
         };
         kept.write(dir).inspect_err(|_| self.0.state.lock().dirty = true)?;

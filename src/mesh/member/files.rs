@@ -4,6 +4,7 @@
 //! the root key. Without the first a node is in an open mesh. A file that cannot be understood is an error and is
 //! never replaced: what stood in it let this node in.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,9 @@ pub struct Kept {
     /// Invites that this node made.
     #[serde(default)]
     pub invites: Vec<Invite>,
+    /// What members called themselves when they were last heard of, by id.
+    #[serde(default)]
+    pub names: BTreeMap<String, String>,
 }
 
 /// Bytes of a message, as text.
@@ -91,8 +95,8 @@ impl Kept {
     /// These, in the version that this program writes.
     #[must_use]
     pub fn new(name: String, root_key: [u8; 32], membership: Vec<u8>) -> Self {
-        let (seeds, roster, invites) = (Vec::new(), Vec::new(), Vec::new());
-        Self { version: VERSION, name, root_key, membership, seeds, roster, invites }
+        let (seeds, roster, invites, names) = Default::default();
+        Self { version: VERSION, name, root_key, membership, seeds, roster, invites, names }
     }
 
     /// What this directory holds; `None` when this node was never in a closed mesh.

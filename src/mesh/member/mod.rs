@@ -32,7 +32,7 @@ mod tests;
 mod token;
 mod view;
 
-pub use closed::{Closed, DEFAULT_LIFETIME};
+pub use closed::Closed;
 pub use error::MemberError;
 pub use files::FilesError;
 pub use invite::{InviteError, InviteOptions, Side};
@@ -40,6 +40,7 @@ pub use membership::{RecordError, presented};
 pub use role::{Role, RoleError};
 pub use roster::Denied;
 pub(super) use roster::date;
+pub use state::DEFAULT_LIFETIME;
 #[cfg(test)]
 pub use token::forge;
 pub use token::{Invited, Token, TokenError};

@@ -1,5 +1,6 @@
 //! What changes in a closed mesh, and how: this node's membership, the roster, its invites. Under the lock of `closed`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,10 @@ use crate::wire::v1::roster_record::Record;
 /// How long an admin's membership lasts: everything that it issues ends with it, and whoever has the root key may be
 /// away for long.
 pub(super) const ADMIN_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+
+/// How long a membership lasts unless the owner says otherwise. It is renewed at half of it, so a machine may be off
+/// for six weeks and still come back by itself.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Records that wait to be told to the neighbours. What is beyond gets there by sync.
 const MAX_NEWS: usize = 1024;
@@ -41,6 +46,8 @@ pub(super) struct State {
     pub(super) own: Arc<Membership>,
     pub(super) roster: Roster,
     pub(super) invites: Invites,
+    /// What members called themselves when they were last heard of.
+    pub(super) names: HashMap<PeerId, String>,
     pub(super) lifetime: Duration,
     pub(super) last_serial: u64,
     pub(super) news: Vec<v1::RosterRecord>,
@@ -49,6 +56,20 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn new(own: Arc<Membership>, roster: Roster) -> Self {
+        Self {
+            last_serial: own.own().serial,
+            own,
+            roster,
+            invites: Invites::default(),
+            names: HashMap::new(),
+            lifetime: DEFAULT_LIFETIME,
+            news: Vec::new(),
+            revision: 1,
+            dirty: false,
+        }
+    }
+
     /// Who issues here, when this node may.
     pub(super) fn issuer<'a>(&'a self, keys: &'a Keys) -> Result<Issuer<'a>, MemberError> {
         self.roster.judge(&self.own, now_ms()).map_err(MemberError::Denied).or_else(|error| {
@@ -90,6 +111,14 @@ impl State {
         }
         self.revision += 1;
         self.dirty = true;
+    }
+
+    /// A node calls itself that. Only of members is it kept.
+    pub(super) fn heard(&mut self, node: &PeerId, name: &str) {
+        if self.names.get(node).is_none_or(|known| known != name) && self.roster.membership_of(node).is_some() {
+            self.names.insert(*node, name.to_owned());
+            self.dirty = true;
+        }
     }
 
     /// Takes on this node's own membership when the roster has a better one.

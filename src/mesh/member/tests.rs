@@ -336,6 +336,24 @@ fn a_mesh_is_made_kept_private_and_found_again_with_all_that_happened() {
 }
 
 #[test]
+fn a_member_that_is_away_keeps_its_name_and_a_stranger_has_none() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (admin_is, member_is) = (Identity::generate(), Identity::generate());
+    let admin = Closed::create(Some(home.path()), &admin_is, "home").expect("made");
+    let token = admin.invite(InviteOptions::default(), addresses()).expect("invited").token;
+    redeem(&admin, &token, member_is.peer_id()).expect("granted");
+    for (node, name) in [(member_is.peer_id(), "old-laptop"), (member_is.peer_id(), "laptop"), (PeerId::random(), "x")]
+    {
+        admin.heard(&node, name);
+    }
+    admin.revoke(member_is.peer_id(), "sold", false).expect("revoked");
+    admin.save().expect("kept");
+    let again = Closed::open(home.path(), &admin_is).expect("readable").expect("there");
+    let names: Vec<_> = again.members().into_iter().filter_map(|member| member.name).collect();
+    assert_eq!(names, ["laptop"]);
+}
+
+#[test]
 fn a_damaged_file_is_an_error_and_stays() {
     let home = tempfile::tempdir().expect("a directory");
     let identity = Identity::generate();

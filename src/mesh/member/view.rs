@@ -10,6 +10,8 @@ use crate::capability::PeerId;
 pub struct MemberView {
     /// Which node.
     pub node: PeerId,
+    /// What it called itself when it was last heard of.
+    pub name: Option<String>,
     /// Its role.
     pub role: Role,
     /// Why its membership does not hold now.
@@ -62,6 +64,7 @@ pub(super) fn view(membership: &Membership, denied: Option<Denied>, revocation: 
     let own = membership.own();
     MemberView {
         node: own.node,
+        name: None,
         role: own.role,
         denied,
         issued_ms: own.serial,
