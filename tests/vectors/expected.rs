@@ -185,7 +185,17 @@ pub fn gate() -> Vec<(&'static str, v1::GateMessage)> {
         v1::PairStart { wire_major: 1, wire_minor: 0, nonce: bytes(2, 32), number: 7, element: bytes(0x41, 33) };
     let verdict =
         |code: i32, message: &str| Body::Verdict(v1::Verdict { code, message: message.into(), ..Default::default() });
+    let revoked = v1::Verdict {
+        code: 3,
+        message: "its membership was revoked".into(),
+        revocation: Some(v1::SignedRevocation {
+            revocation: bytes(15, 16),
+            signature: bytes(16, 64),
+            ..Default::default()
+        }),
+    };
     let bodies = vec![
+        ("gate-verdict-revoked", Body::Verdict(revoked)),
         ("gate-hello", Body::Hello(hello)),
         ("gate-proof", proof(None)),
         ("gate-proof-membership", proof(Some(Credential::Membership(bytes(4, 8))))),
