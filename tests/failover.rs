@@ -63,7 +63,7 @@ async fn a_holder_that_is_started_anew_is_listed_with_its_model_all_the_time() {
 
     cluster[1].kill();
     // Finding out what there is takes longer than the first advert would.
-    backend.lists_after(Duration::from_millis(800));
+    backend.lists_after(Duration::from_millis(500));
     backend.pull("qwen3:4b");
     cluster[1].run_again();
     eventually("the new run is known", PATIENCE, async || {
