@@ -77,6 +77,19 @@ impl Driver {
         }
     }
 
+    /// Keeps on disk what changed last, before the node leaves: nobody looks after it any more.
+    pub(super) async fn keep_members(closed: Option<Closed>) {
+        /// A disk that takes longer than this is broken.
+        const LIMIT: Duration = Duration::from_secs(2);
+        let Some(closed) = closed.filter(Closed::is_changed) else { return };
+        let kept = tokio::time::timeout(LIMIT, tokio::task::spawn_blocking(move || closed.save())).await;
+        match kept {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "cannot keep the roster of the mesh"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("the roster of the mesh was not kept in time"),
+        }
+    }
+
     /// Hangs up on nodes that are no members any more, and takes their adverts off all lists.
     fn part_with_strangers(&mut self, closed: &Closed, now: Instant) {
         let nodes = self.connections.nodes().copied();

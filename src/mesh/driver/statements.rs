@@ -255,5 +255,6 @@ impl Driver {
         }
         self.hang_up(HANG_UP).await;
         self.save_book();
+        Self::keep_members(self.settings.closed.clone()).await;
     }
 }
