@@ -19,7 +19,7 @@ use super::record::Record;
 use super::resume::Resume;
 use super::splice::Splice;
 use super::transcript::Transcript;
-use super::ways::{Settings, Ways, ms, who};
+use super::ways::{Settings, Task, Ways, ms, who};
 use crate::capability::{ErrorClass, Failure, Frame, FrameStream, Intent, Load, PeerId, Usage};
 use crate::router::{Candidate, Decision, Rejected, Step};
 
@@ -114,14 +114,14 @@ pub(super) fn pieces(
                 }
                 Ok((resume, plans)) => {
                     yield Ok(lost_comment(&job.who(), "in the middle of it"));
-                    let with = onward::Onward {
+                    let task = Task {
                         ways: &job.ways,
                         settings: &job.settings,
                         intent: &job.intent,
                         decision: &job.decision,
                         deadline: job.deadline,
                     };
-                    match onward::go_on(with, &resume, plans, &mut job.record).await {
+                    match onward::go_on(task, &resume, plans, &mut job.record).await {
                         Ok(resumed) => {
                             let characters = resume.sent.said.chars().count();
                             yield Ok(job.went_on(&resumed, characters, lost.elapsed()));

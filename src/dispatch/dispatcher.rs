@@ -18,7 +18,7 @@ use super::local::LONGEST;
 use super::race;
 use super::record::{self, Record};
 use super::transcript::Transcript;
-use super::ways::{Settings, Ways};
+use super::ways::{Settings, Task, Ways};
 use super::{DispatchError, Local, Remote, Reply, ReplyBody, failures};
 use crate::capability::{ErrorClass, Failure, Intent, Operation, Origin};
 use crate::router::{Candidate, Decision, Router};
@@ -109,15 +109,8 @@ impl Dispatcher {
             return Err(give_up(record, &decision, failure));
         }
         self.ways.budget.request();
-        let course = race::Course {
-            ways: &self.ways,
-            settings: &self.settings,
-            events: &self.events,
-            intent: &intent,
-            decision: &decision,
-            deadline,
-        };
-        let race::Won { place, begun, failed: doubtful } = match race::run(course, &mut record).await {
+        let task = Task { ways: &self.ways, settings: &self.settings, intent: &intent, decision: &decision, deadline };
+        let race::Won { place, begun, failed: doubtful } = match race::run(task, &self.events, &mut record).await {
             Ok(begun) => begun,
             Err(failure) => return Err(give_up(record, &decision, self.with_time(failure, &decision))),
         };

@@ -16,9 +16,9 @@ use super::race::Late;
 use super::record::Record;
 use super::resume::{Resume, Way};
 use super::splice::Splice;
-use super::ways::{Settings, Ways, call, limits, ms, who};
-use crate::capability::{ErrorClass, Failure, Frame, FrameStream, Intent};
-use crate::router::{Candidate, Decision};
+use super::ways::{Task, call, limits, ms, who};
+use crate::capability::{ErrorClass, Failure, Frame, FrameStream};
+use crate::router::Candidate;
 
 /// Who may go on with an answer, and in which way.
 #[derive(Clone, Copy)]
@@ -40,28 +40,18 @@ pub(super) struct Resumed {
     pub(super) splice: Splice,
 }
 
-/// What the answer is given with.
-#[derive(Clone, Copy)]
-pub(super) struct Onward<'a> {
-    pub(super) ways: &'a Ways,
-    pub(super) settings: &'a Settings,
-    pub(super) intent: &'a Intent,
-    pub(super) decision: &'a Decision,
-    pub(super) deadline: Instant,
-}
-
 /// Asks those of the plans to go on, in their order, until one does.
 ///
 /// # Errors
 ///
 /// When nobody did; what each said.
 pub(super) async fn go_on(
-    with: Onward<'_>,
+    task: Task<'_>,
     resume: &Resume,
     mut plans: Vec<Plan>,
     record: &mut Record,
 ) -> Result<Resumed, String> {
-    let Onward { ways, settings, intent, decision, deadline } = with;
+    let Task { ways, settings, intent, decision, deadline } = task;
     let late = Late::default();
     let mut running = FuturesUnordered::new();
     // Places that are being asked, and those that will not be asked again.

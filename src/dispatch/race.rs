@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::{self, Begun, Blame};
 use super::failures;
 use super::record::Record;
-use super::ways::{Settings, Ways, call, limits, ms, who};
+use super::ways::{Task, call, limits, ms, who};
 use crate::capability::{ErrorClass, Failure, Intent, PeerId, Progress};
 use crate::router::{Decision, Role};
 use crate::telemetry::EventBus;
@@ -52,17 +52,6 @@ fn bit(place: usize) -> u32 {
     u32::try_from(place).ok().and_then(|place| 1u32.checked_shl(place)).unwrap_or(0)
 }
 
-/// What a race is run with.
-#[derive(Clone, Copy)]
-pub(super) struct Course<'a> {
-    pub(super) ways: &'a Ways,
-    pub(super) settings: &'a Settings,
-    pub(super) events: &'a EventBus,
-    pub(super) intent: &'a Intent,
-    pub(super) decision: &'a Decision,
-    pub(super) deadline: Instant,
-}
-
 /// Who has begun to answer.
 pub(super) struct Won {
     pub(super) place: usize,
@@ -77,8 +66,8 @@ pub(super) struct Won {
 /// # Errors
 ///
 /// When nobody did; what to tell the caller.
-pub(super) async fn run(course: Course<'_>, record: &mut Record) -> Result<Won, Failure> {
-    let Course { ways, settings, events, intent, decision, deadline } = course;
+pub(super) async fn run(task: Task<'_>, events: &EventBus, record: &mut Record) -> Result<Won, Failure> {
+    let Task { ways, settings, intent, decision, deadline } = task;
     let candidates = &decision.candidates;
     let late = Late::default();
     let mut running = FuturesUnordered::new();

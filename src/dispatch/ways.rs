@@ -9,7 +9,7 @@ use super::attempt::Limits;
 use super::budget::Budget;
 use super::{Local, Remote};
 use crate::capability::{Call, Failure, FrameStream, Intent, PeerId};
-use crate::router::{Candidate, Parts, Router};
+use crate::router::{Candidate, Decision, Parts, Router};
 
 /// Limits of the caller's side.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,6 +78,16 @@ impl Ways {
     pub(super) async fn open(&self, node: PeerId, call: Call) -> Result<FrameStream, Failure> {
         if node == self.router.own() { Ok(self.local.run(call, None)) } else { self.remote.call(node, call).await }
     }
+}
+
+/// One request, and what it is answered with.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub(super) ways: &'a Ways,
+    pub(super) settings: &'a Settings,
+    pub(super) intent: &'a Intent,
+    pub(super) decision: &'a Decision,
+    pub(super) deadline: Instant,
 }
 
 /// How long an attempt at this candidate may take for what.
