@@ -24,6 +24,7 @@
 //! | `dialect` | what other APIs say, as chat completions say it, and back |
 //! | [`capability`] | the nouns; no I/O |
 //! | [`telemetry`] | logs, metrics and the event bus |
+//! | `waiting` | timers and signals that cost little to ask again |
 
 pub mod api;
 pub mod cache;
@@ -39,4 +40,5 @@ pub mod node;
 pub mod provider;
 pub mod router;
 pub mod telemetry;
+mod waiting;
 pub mod wire;

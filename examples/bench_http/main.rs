@@ -33,6 +33,14 @@ fn main() -> anyhow::Result<()> {
         ["backend"] => runtime.block_on(backend::serve(None)),
         ["backend", pace] => runtime.block_on(backend::serve(Some(Duration::from_micros(pace.parse()?)))),
         ["gateway", program, peers @ ..] => runtime.block_on(gateway::compare(program.as_ref(), peers)),
+        ["load", target, what, connections, seconds] => {
+            let (connections, time) = (connections.parse()?, Duration::from_secs(seconds.parse()?));
+            let streamed = *what == "streams";
+            let load = Load { target: target.parse()?, streamed, connections, until: Until::Time(time) };
+            let measured = runtime.block_on(load::run(load))?;
+            println!("{} {:.0}/s p50 {:.0} us", measured.requests, measured.rate(), micros(measured.p50));
+            Ok(())
+        }
         [program] => runtime.block_on(compare(PathBuf::from(program))),
         _ => anyhow::bail!("usage: bench_http PROGRAM (scripts/bench does it)"),
     }

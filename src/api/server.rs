@@ -1,10 +1,12 @@
 //! Listens, accepts, and stops without cutting anybody off before their time.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -26,6 +28,7 @@ use super::service::Service;
 use super::settings::Settings;
 use super::socket::Socket;
 use crate::telemetry::Metrics;
+use crate::waiting::Stop;
 
 /// After a failed accept, such as for want of file descriptors, wait this long: it will not be better at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -201,14 +204,8 @@ impl Acceptor {
             Face::Api => self.api.clone(),
             Face::Ollama => self.ollama.clone(),
         };
-        let kill = app.kill.clone();
         let seat = Arc::new(Seat::take(place, app.measures.connections.clone()));
-        self.app.connections.spawn(async move {
-            tokio::select! {
-                () = kill.cancelled() => {}
-                () = connection(app, face, router, stream, seat) => {}
-            }
-        });
+        self.app.connections.spawn(connection(app, face, router, stream, seat));
     }
 
     async fn drain(self) {
@@ -227,7 +224,7 @@ impl Acceptor {
 }
 
 async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream, seat: Arc<Seat>) {
-    let shutdown = app.shutdown.clone();
+    let (mut shutdown, mut kill) = (Stop::of(app.shutdown.clone()), Stop::of(app.kill.clone()));
     let caller = stream.peer_addr().ok().map(Caller);
     let io = TokioIo::new(Socket::new(stream, app.settings.write_timeout));
     let mut builder = http1::Builder::new();
@@ -244,14 +241,18 @@ async fn connection(app: Arc<App>, face: Face, router: Router, stream: TcpStream
     });
     let serving = builder.serve_connection(io, service).with_upgrades();
     let mut serving = pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let mut leaving = false;
+    let ended = poll_fn(|cx| {
+        if kill.poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
         }
-    };
-    if let Err(error) = ended {
+        if !leaving && shutdown.poll(cx).is_ready() {
+            leaving = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        serving.as_mut().poll(cx)
+    });
+    if let Err(error) = ended.await {
         tracing::debug!(%error, "a client's connection broke");
     }
 }

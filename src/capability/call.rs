@@ -162,6 +162,10 @@ pub struct Chunk {
     pub content_type: Option<String>,
 }
 
+/// What comes in so few bytes is copied out of the buffer that it was read into. Answers are kept while they run: thousands
+/// of tokens would hold on to a buffer of some kilobytes each, and every read would need a new one.
+pub(crate) const SMALL_PIECE: usize = 2048;
+
 /// Tokens that a call took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Usage {

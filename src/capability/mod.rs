@@ -14,6 +14,7 @@ mod reuse;
 mod set;
 
 pub use advert::{Advert, Capability, CapabilityId, Cost, Meaning, QuantizedVector, Residency, VectorSource, limits};
+pub(crate) use call::SMALL_PIECE;
 pub use call::{
     Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Load, Phase, Progress, Rejection, Usage, Whereabouts,
 };

@@ -1,8 +1,10 @@
 //! What the mesh can do at one moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::block::Query;
 use super::entry::{Entry, EntryId, Hit};

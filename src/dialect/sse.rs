@@ -130,7 +130,10 @@ pub(crate) fn data_of(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
     use std::borrow::Cow;
 
     let mut data: Option<Cow<'_, [u8]>> = None;
-    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
+    let mut start = 0;
+    for end in memchr::memchr2_iter(b'\n', b'\r', event).chain([event.len()]) {
+        let line = &event[start..end];
+        start = end + 1;
         let Some(value) = line.strip_prefix(b"data") else { continue };
         let value = match value {
             [] => value,

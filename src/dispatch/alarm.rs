@@ -4,14 +4,16 @@
 //! when it would be late; when it rings early, it looks at the clock and is set again.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use crate::waiting::Timer;
 
 /// A timer that is set when something has to be waited for.
 #[derive(Debug, Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(super) struct Alarm(Option<Timer>);
 
 /// What was waited for did not come in time.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,15 +27,15 @@ impl Alarm {
             if let Poll::Ready(came) = coming.as_mut().poll(cx) {
                 return Poll::Ready(Ok(came));
             }
-            let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            if sleep.deadline() > at {
-                sleep.as_mut().reset(at);
+            let timer = self.0.get_or_insert_with(|| Timer::at(at));
+            if timer.deadline() > at {
+                timer.set(at);
             }
-            while sleep.as_mut().poll(cx).is_ready() {
+            while timer.poll(cx).is_ready() {
                 if Instant::now() >= at {
                     return Poll::Ready(Err(Late));
                 }
-                sleep.as_mut().reset(at);
+                timer.set(at);
             }
             Poll::Pending
         })

@@ -71,7 +71,7 @@ pub(super) fn pieces(
                 };
                 match next {
                     Next::Piece(piece) => {
-                        course.chunk(&piece, Instant::now());
+                        course.chunk(&piece);
                         let piece = match &mut splice {
                             None => piece,
                             Some(splice) => match splice.take(&piece) {

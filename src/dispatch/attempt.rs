@@ -128,8 +128,8 @@ impl Course {
     }
 
     /// A piece of content came.
-    pub(super) fn chunk(&mut self, data: &[u8], now: Instant) {
-        self.first_chunk.get_or_insert(now);
+    pub(super) fn chunk(&mut self, data: &[u8]) {
+        self.first_chunk.get_or_insert_with(Instant::now);
         self.events += EVENT.find_iter(data).count() as u64;
     }
 
@@ -251,7 +251,7 @@ async fn first_content(
                     failure.body = error_body(&piece);
                     return Err(failed_with(failure, course.load, &limits));
                 } else {
-                    course.chunk(&piece, now);
+                    course.chunk(&piece);
                     data.push(piece);
                     return Ok(Begun { data, content_type, course, rest: Some(source) });
                 }

@@ -4,13 +4,13 @@
 //! a frame at least every half second, exactly one `End` or `Error` last, and none of it after the deadline.
 //! Dropping the stream drops the provider's, which stops the work.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_stream::stream;
+use foldhash::HashMap;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};

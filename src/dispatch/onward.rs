@@ -163,7 +163,7 @@ async fn catch_up(
         let Some(frames) = &mut rest else { break };
         match timeout_at(deadline.min(Instant::now() + silence), frames.next()).await {
             Ok(Some(Frame::Chunk(chunk))) => {
-                course.chunk(&chunk.data, Instant::now());
+                course.chunk(&chunk.data);
                 data.push(splice.take(&chunk.data).map_err(differs)?);
             }
             Ok(Some(Frame::Progress(_) | Frame::Accepted(_))) => {}

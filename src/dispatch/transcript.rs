@@ -1,6 +1,6 @@
 //! What the caller has been sent of a streamed answer: kept while it runs, and read when its node has died. Pure.
 //!
-//! Keeping costs a reference to each piece; nothing is parsed before it must be.
+//! Keeping costs a copy of each piece, which is some hundred bytes; nothing is parsed before it must be.
 
 use std::borrow::Cow;
 
@@ -17,8 +17,9 @@ const KEPT_BYTES: usize = 8 * 1024 * 1024;
 /// The pieces that the caller has been sent.
 #[derive(Debug, Default)]
 pub(super) struct Transcript {
-    pieces: Vec<Bytes>,
-    bytes: usize,
+    bytes: Vec<u8>,
+    /// Where each piece ends.
+    ends: Vec<usize>,
     /// Not all is kept: it was not wanted, or grew too long.
     partial: bool,
 }
@@ -34,13 +35,12 @@ impl Transcript {
         if self.partial {
             return;
         }
-        self.bytes += piece.len();
-        if self.bytes > KEPT_BYTES {
-            self.partial = true;
-            self.pieces = Vec::new();
+        if self.bytes.len() + piece.len() > KEPT_BYTES {
+            *self = Self::new(false);
             return;
         }
-        self.pieces.push(piece.clone());
+        self.bytes.extend_from_slice(piece);
+        self.ends.push(self.bytes.len());
     }
 
     /// Whether all is kept.
@@ -58,10 +58,12 @@ impl Transcript {
             return Err("what was sent of it is not kept");
         }
         let mut sent = Sent::default();
-        for piece in &self.pieces {
-            for event in events(piece) {
+        let mut start = 0;
+        for &end in &self.ends {
+            for event in events(&Bytes::copy_from_slice(&self.bytes[start..end])) {
                 sent.take(&event)?;
             }
+            start = end;
         }
         Ok(sent)
     }
@@ -271,6 +273,6 @@ mod tests {
         for _ in 0..9 {
             long.add(&Bytes::from(vec![b'x'; 1 << 20]));
         }
-        assert!(!long.is_whole() && long.read().is_err() && long.pieces.is_empty(), "nothing grows without bound");
+        assert!(!long.is_whole() && long.read().is_err() && long.bytes.capacity() == 0, "nothing grows without bound");
     }
 }

@@ -5,6 +5,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
 use super::connection;
+use crate::capability::SMALL_PIECE;
 
 /// A backend's answer: its head, and its body as it comes. Dropping it closes the connection.
 #[derive(Debug)]
@@ -39,10 +40,11 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end. The error says why it broke off.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, String> {
-        match self {
-            Self::Plain(answer) => answer.chunk().await.map_err(|cause| text_of(&cause)),
-            Self::Other(response) => response.chunk().await.map_err(|cause| text_of(&cause.without_url())),
-        }
+        let piece = match self {
+            Self::Plain(answer) => answer.chunk().await.map_err(|cause| text_of(&cause))?,
+            Self::Other(response) => response.chunk().await.map_err(|cause| text_of(&cause.without_url()))?,
+        };
+        Ok(piece.map(|piece| if piece.len() <= SMALL_PIECE { Bytes::copy_from_slice(&piece) } else { piece }))
     }
 }
 

@@ -17,6 +17,7 @@ use super::relay::{Completion, Relay};
 use super::{failure, inspect};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream, Operation, Phase, Progress, Usage};
 use crate::dialect::claude::Limits;
+use crate::waiting::Timer;
 
 /// Longest answer that is read in one piece: ten images in base64, or some thousand embeddings.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -77,8 +78,7 @@ impl Exchange {
     /// Runs it.
     pub(crate) fn run(self, call: Call) -> FrameStream {
         Box::pin(async_stream::stream! {
-            let over = tokio::time::sleep(call.deadline);
-            tokio::pin!(over);
+            let mut over = Timer::after(call.deadline);
             let late = || {
                 Failure::new(ErrorClass::Timeout, format!("{} has not answered in time", self.backend.label()))
             };
@@ -94,7 +94,7 @@ impl Exchange {
             let answer = tokio::select! {
                 biased;
                 answer = self.backend.post(&path, &headers, &body) => answer,
-                () = &mut over => Err(late()),
+                () = over.rung() => Err(late()),
             };
             let mut response = match answer {
                 Ok(response) => response,
@@ -127,7 +127,7 @@ impl Exchange {
                             }
                             Err(cause) => relay.ended(Some(&cause)),
                         },
-                        () = &mut over => {
+                        () = over.rung() => {
                             yield Frame::Error(late());
                             return;
                         }
@@ -157,7 +157,7 @@ impl Exchange {
                 let body = tokio::select! {
                     biased;
                     body = read_body(response, ANSWER_BYTES) => body,
-                    () = &mut over => {
+                    () = over.rung() => {
                         yield Frame::Error(late());
                         return;
                     }
@@ -207,7 +207,7 @@ impl Exchange {
                 let piece = tokio::select! {
                     biased;
                     piece = response.chunk() => piece,
-                    () = &mut over => {
+                    () = over.rung() => {
                         yield Frame::Error(late());
                         return;
                     }

@@ -1,11 +1,11 @@
 //! Which model of the backend a capability stands for; what every adapter keeps between discovery and call.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::exchange::Exchange;
 use super::http::Backend;

@@ -9,9 +9,9 @@
 //!
 //! The table is bounded: two generations, of which the older goes when the younger is full.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use crate::capability::{CapabilityId, Mark, PeerId};

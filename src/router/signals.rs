@@ -3,11 +3,11 @@
 //! Dispatch reports each call here; the router reads. Nothing is guessed: where nothing was measured the
 //! reader brings a prior. Every function that depends on time takes `now`.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::cooldown::Cooldown;

@@ -131,7 +131,7 @@ fn a_node_that_is_gone_is_forgotten_and_paths_follow_the_view() {
     assert_eq!(signals.read().path(&b), (Some(PathClass::Wan), Some(Duration::from_millis(80))));
     signals.update_paths(&view(&[(a, PathClass::Lan, 3)]));
     assert_eq!(signals.read().path(&b), (None, None));
-    signals.retain(&HashSet::from([a]));
+    signals.retain(&HashSet::from_iter([a]));
     assert!(signals.read().node(&b).is_none());
     assert!(signals.read().node(&a).is_some());
 }

@@ -13,14 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::tally::Tally;
 use crate::api::error::error_event;
 use crate::api::measure::Ending;
 use crate::capability::{ErrorClass, Failure, Origin, Phase, Progress, Whereabouts};
 use crate::dispatch::{DispatchError, Reply, ReplyBody};
+use crate::waiting::{Stop, Timer};
 
 /// A comment, which clients skip.
 const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
@@ -53,8 +54,8 @@ pub(super) struct Events {
     last: Instant,
     /// When the request's time is over for certain, should dispatch fail to end it.
     deadline: Instant,
-    beat: Pin<Box<Sleep>>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    beat: Timer,
+    closing: Stop,
 }
 
 impl Events {
@@ -77,8 +78,8 @@ impl Events {
             told: None,
             last,
             deadline,
-            beat: Box::pin(tokio::time::sleep_until(deadline.min(last + first))),
-            closing: Box::pin(closing.cancelled_owned()),
+            beat: Timer::at(deadline.min(last + first)),
+            closing: Stop::of(closing),
         }
     }
 
@@ -186,12 +187,12 @@ impl Stream for Events {
         if let Poll::Ready(piece) = this.poll_source(cx) {
             return Poll::Ready(piece.map(Ok));
         }
-        if this.closing.poll_unpin(cx).is_ready() {
+        if this.closing.poll(cx).is_ready() {
             let message = "this node is stopping and could not wait for the end of the answer; try again";
             return Poll::Ready(Some(Ok(this.fail(&Failure::new(ErrorClass::Interrupted, message)))));
         }
         // The timer is not moved with every piece, which would cost more than the piece: it rings, and looks.
-        while this.beat.poll_unpin(cx).is_ready() {
+        while this.beat.poll(cx).is_ready() {
             let now = Instant::now();
             if now >= this.deadline {
                 let message = "the request's time is over";
@@ -203,7 +204,7 @@ impl Stream for Events {
                 this.last = now;
             }
             let look = if this.whereabouts.is_some() { LOOK } else { this.keepalive };
-            this.beat.as_mut().reset(this.deadline.min((this.last + this.keepalive).min(now + look)));
+            this.beat.set(this.deadline.min((this.last + this.keepalive).min(now + look)));
             if let Some(comment) = comment {
                 return Poll::Ready(Some(Ok(comment)));
             }

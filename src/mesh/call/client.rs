@@ -9,12 +9,13 @@ use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, AsyncWrite, Stream, StreamExt as _};
 use libp2p::PeerId;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::codec::FramedRead;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 use super::codec::{FrameDecoder, JOINED_BYTES, PIECE_BYTES, RequestTooLarge, request_parts};
 use crate::capability::{Call, Chunk, ErrorClass, Failure, Frame, FrameStream};
+use crate::waiting::Timer;
 use crate::wire::{self, v1};
 
 /// Deadlines further away than this are as good as none, and must not overflow a clock.
@@ -135,7 +136,7 @@ where
             first: Some(first),
             joined: None,
             any_chunk: false,
-            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            timer: Timer::at(deadline),
             waiting_since: None,
             silence: limits.silence,
             deadline,
@@ -204,7 +205,7 @@ struct Answer<S, K> {
     /// The pieces of an event that was cut, so far.
     joined: Option<(BytesMut, Option<String>)>,
     any_chunk: bool,
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
     /// Since when nothing came while somebody was waiting for it. A reader that takes its time is no silence.
     waiting_since: Option<Instant>,
     silence: Duration,
@@ -329,10 +330,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: FnOnce(S) + Unpin> Stream for Answer<
             }
             // The timer is moved only when it would be late; an early one is looked at again here.
             let at = silent_at.min(this.deadline);
-            if this.timer.is_elapsed() || this.timer.deadline() > at {
-                this.timer.as_mut().reset(at);
+            if this.timer.has_rung() || this.timer.deadline() > at {
+                this.timer.set(at);
             }
-            if this.timer.as_mut().poll(cx).is_pending() {
+            if this.timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

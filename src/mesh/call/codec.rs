@@ -9,7 +9,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
-use crate::capability::{Call, Chunk, Failure, Frame, Load, Usage};
+use crate::capability::{Call, Chunk, Failure, Frame, Load, SMALL_PIECE, Usage};
 use crate::wire::{self, v1};
 
 /// Bytes of a frame, as the contract says.
@@ -43,7 +43,8 @@ impl Decoder for FrameDecoder {
 
     fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<v1::Frame>> {
         let Some(message) = self.0.decode(bytes)? else { return Ok(None) };
-        let frame = v1::Frame::decode(message.freeze());
+        let small = message.len() <= SMALL_PIECE;
+        let frame = if small { v1::Frame::decode(&message[..]) } else { v1::Frame::decode(message.freeze()) };
         frame.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
