@@ -12,18 +12,19 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Who is woken when something happens.
 #[derive(Debug, Default)]
-struct Asker(Option<Waker>);
+pub(crate) struct Asker(Option<Waker>);
 
 impl Asker {
-    fn is(&self, cx: &Context<'_>) -> bool {
+    /// Whether it is this task.
+    pub(crate) fn is(&self, cx: &Context<'_>) -> bool {
         self.0.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
-    /// Polls, and remembers who waits.
-    fn ask<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let polled = poll(cx);
-        self.0 = polled.is_pending().then(|| cx.waker().clone());
-        polled
+    /// This task waits from now on.
+    pub(crate) fn waits(&mut self, cx: &Context<'_>) {
+        if !self.is(cx) {
+            self.0 = Some(cx.waker().clone());
+        }
     }
 }
 
@@ -66,7 +67,8 @@ impl Timer {
         if self.asker.is(cx) && !self.has_rung() {
             return Poll::Pending;
         }
-        self.asker.ask(cx, |cx| self.sleep.as_mut().poll(cx))
+        self.asker.waits(cx);
+        self.sleep.as_mut().poll(cx)
     }
 
     /// Waits until it rings.
@@ -94,7 +96,8 @@ impl Stop {
         if self.asker.is(cx) && !self.token.is_cancelled() {
             return Poll::Pending;
         }
-        self.asker.ask(cx, |cx| self.cancelled.as_mut().poll(cx))
+        self.asker.waits(cx);
+        self.cancelled.as_mut().poll(cx)
     }
 }
 

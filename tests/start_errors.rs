@@ -9,7 +9,10 @@ use support::{NodePlan, PATIENCE, eventually, free_port, program};
 /// A node that cannot start says so at once.
 const AT_ONCE: Duration = Duration::from_secs(15);
 
-async fn fails_with(plan: NodePlan, words: &[&str]) {
+/// Which settings are wrong is told by the exit code too.
+const WRONG_SETTING: i32 = 2;
+
+async fn fails_with(plan: NodePlan, words: &[&str]) -> Option<i32> {
     let mut node = plan.spawn();
     let status = node.ended(AT_ONCE).await;
     let said = node.log();
@@ -18,6 +21,7 @@ async fn fails_with(plan: NodePlan, words: &[&str]) {
         assert!(said.contains(word), "{word:?} is missing in:\n{said}");
     }
     assert!(!said.contains("panicked"), "{said}");
+    status.code()
 }
 
 #[tokio::test]
@@ -48,7 +52,8 @@ async fn a_second_node_on_the_same_data_dir_is_refused_and_the_first_lives_on() 
 
 #[tokio::test]
 async fn bad_flags_and_settings_name_the_field() {
-    fails_with(NodePlan::named("n").flag("--port", "99999999"), &["--port"]).await;
+    let code = fails_with(NodePlan::named("n").flag("--port", "99999999"), &["--port"]).await;
+    assert_eq!(code, Some(WRONG_SETTING));
     fails_with(NodePlan::named("n").argument("--no-such-flag"), &["--no-such-flag"]).await;
     fails_with(NodePlan::named("n").env("ATMOSPHERE_MESH_ADVERT_TTL", "soon"), &["advert_ttl", "soon"]).await;
     fails_with(NodePlan::named("n").config("[mesh]\nadvret_ttl = \"9s\""), &["advret_ttl", "advert_ttl"]).await;
@@ -59,6 +64,16 @@ async fn bad_flags_and_settings_name_the_field() {
         NodePlan::named("n").config("port = \"many\"\n[api]\nmax_body = \"huge\"").argument("--log-format=loud");
     let mut node = several.spawn();
     assert!(!node.ended(AT_ONCE).await.success());
+}
+
+#[tokio::test]
+async fn a_member_of_a_closed_mesh_is_not_started_in_another_one() {
+    let mut member = NodePlan::named("member").argument("--private").flag("--mesh", "home").start().await;
+    let dir = member.data_dir();
+    member.kill();
+    let plan = NodePlan::named("member").flag("--data-dir", dir.to_str().expect("temporary paths are UTF-8"));
+    let code = fails_with(plan.flag("--mesh", "work"), &["home", "work", "mesh leave"]).await;
+    assert_eq!(code, Some(WRONG_SETTING));
 }
 
 #[tokio::test]

@@ -160,7 +160,12 @@ impl ApiError {
         let mut error = Self::new(status, "backend_error", told.message);
         error.0.code = told.code;
         error.0.param = told.param;
-        error
+        error.spent()
+    }
+
+    /// All that could be tried was: a client that tries again by itself multiplies the load.
+    pub(super) fn spent(self) -> Self {
+        if sdk_retries(self.0.status) { self.header(X_SHOULD_RETRY, HeaderValue::from_static("false")) } else { self }
     }
 
     /// A name that nobody has is a 404; any other reason is dispatch's to tell.
@@ -197,10 +202,7 @@ impl ApiError {
         };
         match retry_after {
             Some(after) => error.retry_after(after),
-            // All that could be tried was: a client that tries again by itself multiplies the load.
-            None if spent && sdk_retries(error.0.status) => {
-                error.header(X_SHOULD_RETRY, HeaderValue::from_static("false"))
-            }
+            None if spent => error.spent(),
             None => error,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -40,6 +40,7 @@ pub(super) struct Flights {
 struct Joinable {
     id: u64,
     flight: WeakShared<Departure>,
+    readers: Arc<Readers>,
 }
 
 /// Only who wants the same form of the same answer can share it as it comes.
@@ -89,32 +90,39 @@ impl Flights {
         landing: Landing,
         run: R,
         intent: &Intent,
-    ) -> (Flight, Option<R>) {
+    ) -> (Flight, Seat, Option<R>) {
         let listing = (key, landing.question.form);
         let mut listed = self.listed.lock();
-        if joins && let Some(flight) = listed.get(&listing).and_then(|joinable| joinable.flight.upgrade()) {
-            return (flight, Some(run));
+        if joins
+            && let Some(joinable) = listed.get(&listing)
+            && let Some(flight) = joinable.flight.upgrade()
+        {
+            return (flight, Seat::take(&joinable.readers), Some(run));
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let listed_as = Listed { flights: self.clone(), listing, id };
         let running = run(intent.clone());
+        let readers = Arc::<Readers>::default();
+        let seat = Seat::take(&readers);
+        let known = Arc::clone(&readers);
         let flight = async move {
             let Reply { decision, served, attempts, content_type, body, .. } = running.await?;
             let head = Head { decision, served, attempts, content_type };
-            let course = Course::new(body, landing, head.clone(), listed_as);
+            let course = Course::new(body, landing, head.clone(), listed_as, readers);
             Ok(Arc::new(Begun { head, course: Arc::new(course) }))
         };
         let flight = flight.boxed().shared();
         if let Some(weak) = flight.downgrade() {
-            listed.insert(listing, Joinable { id, flight: weak });
+            listed.insert(listing, Joinable { id, flight: weak, readers: known });
         }
-        (flight, None)
+        (flight, seat, None)
     }
 }
 
 impl Begun {
-    /// The answer for one more reader, from its beginning. `None`: it has gone so far that its beginning is not kept.
-    pub(super) fn reply(&self, flight: Flight, origin: Origin) -> Option<Reply> {
+    /// The answer for one more reader, from its beginning. `None`: it has gone so far that its beginning is not kept, which
+    /// cannot be for who has had a seat since it began.
+    pub(super) fn reply(&self, flight: Flight, _seat: Seat, origin: Origin) -> Option<Reply> {
         let Head { decision, served, attempts, content_type } = self.head.clone();
         let reader = Reader {
             id: self.course.enter()?,
@@ -157,8 +165,7 @@ impl fmt::Debug for Course {
 }
 
 impl Course {
-    fn new(source: ReplyBody, landing: Landing, head: Head, listed: Listed) -> Self {
-        let readers = Arc::new(Readers::default());
+    fn new(source: ReplyBody, landing: Landing, head: Head, listed: Listed, readers: Arc<Readers>) -> Self {
         let longest = landing.longest;
         let state = State {
             source: Some(source),
@@ -189,7 +196,7 @@ impl Course {
     fn leave(&self, id: u64) {
         let mut state = self.state.lock();
         state.places.remove(&id);
-        state.trim();
+        state.trim(&self.readers);
         drop(state);
         self.readers.forget(id);
         // One of the others may have waited for it.
@@ -203,13 +210,14 @@ impl Course {
                 let piece = piece.clone();
                 *next += 1;
                 state.places.insert(id, *next);
-                if state.trim() {
+                if state.trim(&self.readers) {
                     self.readers.wake_all();
                 }
                 return Poll::Ready(Some(Ok(piece)));
             }
             // Before the source is asked, so that no news is lost.
             self.readers.remember(id, cx.waker());
+            state.trim(&self.readers);
             let behind = state.landing.is_none() && state.bytes >= state.longest;
             let Some(source) = &mut state.source else {
                 return Poll::Ready(state.failure.clone().map(Err));
@@ -260,8 +268,8 @@ impl State {
     }
 
     /// Forgets what all have read, once the answer will not be kept and nobody can join. Whether there was any.
-    fn trim(&mut self) -> bool {
-        if self.landing.is_some() {
+    fn trim(&mut self, readers: &Readers) -> bool {
+        if self.landing.is_some() || readers.seats.load(Ordering::SeqCst) > 0 {
             return false;
         }
         let read_by_all = self.places.values().copied().min().unwrap_or(usize::MAX);
@@ -306,13 +314,37 @@ impl Drop for Reader {
     }
 }
 
+/// The place of one who waits for an answer to begin. Until it is given up for a reader's, nothing of the answer is forgotten:
+/// whoever is woken first may read all of it before the others look.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<Readers>);
+
+impl Seat {
+    fn take(readers: &Arc<Readers>) -> Self {
+        readers.seats.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(readers))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seats.fetch_sub(1, Ordering::SeqCst);
+        // Somebody may have waited for what could not be forgotten.
+        self.0.wake_all();
+    }
+}
+
 /// Whom to wake when there is more to read.
 #[derive(Debug, Default)]
-struct Readers(Mutex<HashMap<u64, Waker>>);
+struct Readers {
+    wakers: Mutex<HashMap<u64, Waker>>,
+    /// Those who wait for the answer to begin.
+    seats: AtomicUsize,
+}
 
 impl Readers {
     fn remember(&self, id: u64, waker: &Waker) {
-        let mut readers = self.0.lock();
+        let mut readers = self.wakers.lock();
         match readers.get_mut(&id) {
             Some(known) => known.clone_from(waker),
             None => drop(readers.insert(id, waker.clone())),
@@ -320,11 +352,11 @@ impl Readers {
     }
 
     fn forget(&self, id: u64) {
-        self.0.lock().remove(&id);
+        self.wakers.lock().remove(&id);
     }
 
     fn wake_all(&self) {
-        let readers = std::mem::take(&mut *self.0.lock());
+        let readers = std::mem::take(&mut *self.wakers.lock());
         readers.into_values().for_each(Waker::wake);
     }
 }

@@ -44,7 +44,7 @@ pub use flight::Running;
 pub use settings::{Mode, Settings};
 
 use flight::{Flights, Landing};
-use question::Question;
+use question::{Form, Key, Question};
 use shelf::Shelf;
 
 /// The largest answer that is kept: a long text many times over, or the embeddings of some hundred inputs.
@@ -114,6 +114,7 @@ impl Cache {
         // Who wants a new answer does not want one that began before either.
         let joins = reuse.max_age != Some(Duration::ZERO);
         let deadline = Instant::now() + intent.deadline;
+        let form = question.form;
         let landing = Landing {
             shelf: Arc::clone(&self.shelf),
             question,
@@ -121,7 +122,7 @@ impl Cache {
             operation: intent.operation,
             longest: LONGEST_ANSWER,
         };
-        let (flight, run) = self.flights.board(joins, key, landing, run, &intent);
+        let (flight, seat, run) = self.flights.board(joins, key, landing, run, &intent);
         let began = run.is_none();
         self.count(if began { "miss" } else { "joined" });
         let origin = if began { Origin::Missed } else { Origin::Kept(Duration::ZERO) };
@@ -130,7 +131,7 @@ impl Cache {
         let landed = timeout_at(patience, flight.clone()).await;
         let left = deadline.saturating_duration_since(Instant::now());
         let failed = match landed {
-            Ok(Ok(begun)) => match begun.reply(flight, origin) {
+            Ok(Ok(begun)) => match begun.reply(flight, seat, origin) {
                 Some(reply) => return Ok(reply),
                 // It has ended, or become too long to be kept, before it could be joined.
                 None => None,
@@ -144,14 +145,28 @@ impl Cache {
             }
         };
         match (run, failed) {
-            (Some(run), None) => run(Intent { deadline: left, ..intent }).await,
+            (Some(run), None) => self.again(&key, form, Intent { deadline: left, ..intent }, run).await,
             // Another request's time was over, and this one's is not.
             (Some(run), Some(error)) if error.failure.class == ErrorClass::Timeout && !left.is_zero() => {
-                run(Intent { deadline: left, ..intent }).await
+                self.again(&key, form, Intent { deadline: left, ..intent }, run).await
             }
             (_, Some(error)) => Err(error),
             (None, None) => Err(lost(decision)),
         }
+    }
+
+    /// One that could not share another one's answer looks once more for a kept one, and then has its own made.
+    async fn again(
+        &self,
+        key: &Key,
+        form: Form,
+        intent: Intent,
+        run: impl FnOnce(Intent) -> Running,
+    ) -> Result<Reply, DispatchError> {
+        if let Some(reply) = self.shelf.find(key, form, intent.reuse.max_age) {
+            return Ok(reply);
+        }
+        Ok(Reply { origin: Origin::Missed, ..run(intent).await? })
     }
 
     /// What is asked, when a kept answer may serve it.

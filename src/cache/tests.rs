@@ -116,6 +116,43 @@ async fn who_joins_reads_from_the_beginning_and_the_end_is_kept() {
 }
 
 #[tokio::test]
+async fn all_who_wait_for_it_to_begin_get_it_whoever_reads_it_to_its_end_first() {
+    let (cache, (backend, mut send)) = (cache(), Backend::new(1));
+    let begin = Arc::new(tokio::sync::Notify::new());
+    let asking = |run: bool| {
+        let (cache, backend, begin) = (Arc::clone(&cache), Arc::clone(&backend), Arc::clone(&begin));
+        async move {
+            let run = move |intent| -> Running {
+                assert!(run, "the first one's answer serves all");
+                async move {
+                    begin.notified().await;
+                    backend.run("m")(intent).await
+                }
+                .boxed()
+            };
+            let reply = cache.answer(intent(), |_| decision("m"), run).await.expect("an answer");
+            (reply.origin, rest(reply.body).await.expect("whole"))
+        }
+    };
+    let mut waiting: Vec<_> = (0..8).map(|place| Box::pin(asking(place == 0))).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().now_or_never().is_none(), "nobody has answered yet");
+    }
+    send[0].send(Ok(event("a"))).await.expect("there is room");
+    send.clear();
+    begin.notify_one();
+    // Each reads as far as it can before the next one looks.
+    let mut answers = Vec::new();
+    for one in waiting.into_iter().rev() {
+        answers.push(one.await);
+    }
+    assert_eq!(answers.pop().map(|(origin, _)| origin), Some(Origin::Missed));
+    let all = String::from_utf8(event("a").to_vec()).expect("text");
+    assert!(answers.iter().all(|answer| *answer == (Origin::Kept(Duration::ZERO), all.clone())), "{answers:?}");
+    assert_eq!(backend.asked(), 1);
+}
+
+#[tokio::test]
 async fn a_failure_reaches_all_and_is_not_kept() {
     let (cache, (backend, send)) = (cache(), Backend::new(2));
     let (first, second) = (ask(&cache, &backend).await, ask(&cache, &backend).await);
@@ -201,7 +238,7 @@ async fn a_short_request_does_not_wait_longer_than_it_may_and_a_long_one_survive
     };
     let (first, second) = tokio::join!(first, second);
     assert!(first.is_err());
-    assert_eq!((second.expect("asked by itself").origin, backend.asked()), (Origin::Made, 1));
+    assert_eq!((second.expect("asked by itself").origin, backend.asked()), (Origin::Missed, 1));
 }
 
 #[tokio::test]

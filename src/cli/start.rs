@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::Output;
 use crate::config::{self, Config, FlagValue, Sources};
 use crate::mesh::Interfaces;
-use crate::node::{self, Up};
+use crate::node::{self, StartError, Up};
 use crate::telemetry;
 
 pub(super) fn run(args: StartArgs, output: &mut Output<'_>) -> Result<(), CliError> {
@@ -38,7 +38,10 @@ pub(super) fn run(args: StartArgs, output: &mut Output<'_>) -> Result<(), CliErr
         // A node is not worth less when nobody reads what it prints.
         let _ = write!(anstream::stdout(), "{}", banner(up).text(colour)).and_then(|()| anstream::stdout().flush());
     };
-    runtime.block_on(node::run(loaded.config, announce)).map_err(|error| CliError::Failed(with_causes(&error)))
+    runtime.block_on(node::run(loaded.config, announce)).map_err(|error| match error {
+        StartError::Setting { .. } => CliError::Usage(error.to_string()),
+        _ => CliError::Failed(with_causes(&error)),
+    })
 }
 
 /// Threads that carry requests and packets. A request is passed on in microseconds, and a thread that wakes another one for

@@ -45,7 +45,7 @@ impl Framer {
     /// # Errors
     ///
     /// When an event does not end within the limit. The stream cannot be used any more.
-    pub(crate) fn push(&mut self, arrived: Bytes) -> Result<Bytes, TooLong> {
+    pub(crate) fn push(&mut self, mut arrived: Bytes) -> Result<Bytes, TooLong> {
         let known = self.pending.len();
         self.scan(known, &arrived);
         let Some(&cut) = self.ends.last() else {
@@ -56,18 +56,17 @@ impl Framer {
             return Ok(Bytes::new());
         };
         // The end of the last event lies in what arrived: what was pending had none.
-        let taken = arrived.slice(..cut - known);
-        let rest = &arrived[cut - known..];
+        let rest = arrived.split_off(cut - known);
         let whole = if known == 0 {
-            taken
+            arrived
         } else {
-            self.pending.extend_from_slice(&taken);
+            self.pending.extend_from_slice(&arrived);
             self.pending.split().freeze()
         };
         if rest.len() > self.most {
             return Err(TooLong);
         }
-        self.pending.extend_from_slice(rest);
+        self.pending.extend_from_slice(&rest);
         Ok(whole)
     }
 

@@ -64,9 +64,10 @@ pub(super) fn pieces(
         let mut splice: Option<Splice> = None;
         let mut alarm = Alarm::default();
         loop {
+            let rtt = job.rtt();
             let (failure, blame) = loop {
                 let next = match &mut rest {
-                    Some(rest) => job.next(rest, &mut alarm).await,
+                    Some(rest) => job.next(rest, rtt, &mut alarm).await,
                     None => Next::End(course.usage, course.load),
                 };
                 match next {
@@ -157,13 +158,16 @@ impl Job {
         self.candidate().map(who).unwrap_or_default()
     }
 
+    /// How far away whoever serves it is.
+    fn rtt(&self) -> Duration {
+        self.candidate().map_or(Duration::ZERO, |candidate| ms(candidate.parts.rtt_ms))
+    }
+
     /// The next of the frames. Silence is told from death sooner when somebody else can go on.
-    async fn next(&mut self, rest: &mut FrameStream, alarm: &mut Alarm) -> Next {
-        let heard = Instant::now();
-        let rtt = self.candidate().map_or(Duration::ZERO, |candidate| ms(candidate.parts.rtt_ms * 4.0));
-        let long = heard + self.settings.silence_streaming + rtt;
-        let short =
-            if self.transcript.is_whole() { (heard + self.settings.silence_resumable + rtt).min(long) } else { long };
+    async fn next(&mut self, rest: &mut FrameStream, rtt: Duration, alarm: &mut Alarm) -> Next {
+        let heard = Instant::now() + 4 * rtt;
+        let long = heard + self.settings.silence_streaming;
+        let short = if self.transcript.is_whole() { (heard + self.settings.silence_resumable).min(long) } else { long };
         let mut next = alarm.until(self.deadline.min(short), rest.next()).await;
         if next.is_err() && short < long && Instant::now() < self.deadline {
             self.look_again();

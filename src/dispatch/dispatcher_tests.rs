@@ -290,13 +290,16 @@ async fn patience_with_a_backend_that_hangs_ends_while_there_is_somebody_else() 
 
 /// A callee that reads the prompt for so long, with a heartbeat, and then answers.
 fn reading(time: Duration) -> FrameStream {
+    reading_then(time, vec![chunk("data: {1}\n\n"), end()])
+}
+
+fn reading_then(time: Duration, last: Vec<Frame>) -> FrameStream {
     let until = Instant::now() + time;
     let beats = futures::stream::unfold((), move |()| async move {
         tokio::time::sleep(Duration::from_millis(400)).await;
         (Instant::now() < until).then(|| (at(Phase::Prefill), ()))
     });
-    let answer = frames(vec![chunk("data: {1}\n\n"), end()]);
-    Box::pin(futures::stream::iter([accepted()]).chain(beats).chain(answer))
+    Box::pin(futures::stream::iter([accepted()]).chain(beats).chain(frames(last)))
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,6 +365,34 @@ async fn a_hedge_asks_a_second_node_and_gives_up_the_slower() {
         text(reply.body).await;
         assert_eq!(world.in_flight(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_has_as_much_time_before_it_is_hedged_as_the_first_had() {
+    let world = World::new(3);
+    let mut intent = streamed(Some("model"));
+    intent.handling.hedge = Some(true);
+    let p95 = world.dispatcher.router().decide(&intent).candidates[0].parts.first_p95_ms;
+    let p95 = Duration::from_secs_f64(p95 / 1e3);
+    assert!(p95 > Duration::from_secs(2), "{p95:?} is more than the beats that the calls are made of");
+    let failing = move |_| reading_then(p95.mul_f64(0.8), vec![Frame::Error(failure(ErrorClass::Backend))]);
+    world.nodes.answer(world.others[0], failing);
+    world.nodes.answer(world.others[1], move |_| reading(p95.mul_f64(0.7)));
+    let reply = world.dispatcher.dispatch(intent).await.expect("an answer");
+    assert_eq!((reply.served.node, reply.attempts), (world.others[1], 2));
+}
+
+#[tokio::test]
+async fn who_reaches_nobody_hears_when_to_come_again() {
+    let world = World::new(2);
+    for node in &world.others {
+        let refused = || Failure::new(ErrorClass::Unavailable, "connection refused");
+        world.nodes.opening(*node, move |_| Box::pin(async move { Err(refused()) }));
+    }
+    let error = world.ask().await.expect_err("nobody is there");
+    assert_eq!((error.failure.status, error.attempts), (503, 2));
+    let wait = error.failure.retry_after.expect("a time to come again");
+    assert!(!wait.is_zero() && wait <= Duration::from_secs(1), "{wait:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower::Service as _;
 
+use crate::waiting::Asker;
+
 /// Probes of a silent backend: one that vanished without a word is noticed within a minute or so, deadlines aside.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -92,7 +94,7 @@ impl Connections {
         let (sender, driver) = http1::handshake(socket).await?;
         let turns = Arc::new(Turns::default());
         let waker = Waker::from(Arc::clone(&turns));
-        Ok(Box::new(Connection { sender, driver: Some(driver), turns, waker }))
+        Ok(Box::new(Connection { sender, driver: Some(driver), turns, waker, asker: Asker::default() }))
     }
 
     async fn ask(&self, mut connection: Box<Connection>, request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
@@ -221,12 +223,18 @@ struct Connection {
     driver: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
     turns: Arc<Turns>,
     waker: Waker,
+    /// Who waits since the last turn.
+    asker: Asker,
 }
 
 impl Connection {
     /// Lets the connection do what it can, and looks for what is waited for. `None`: the connection is over, and it will
     /// never be there.
     fn turn<T>(&mut self, cx: &mut Context<'_>, mut look: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<Option<T>> {
+        if self.asker.is(cx) && self.turns.is_quiet() {
+            return Poll::Pending;
+        }
+        self.asker = Asker::default();
         self.turns.outer.register(cx.waker());
         let mut inner = Context::from_waker(&self.waker);
         loop {
@@ -243,7 +251,10 @@ impl Connection {
                 Poll::Ready(found) => return Poll::Ready(Some(found)),
                 Poll::Pending if self.driver.is_none() => return Poll::Ready(None),
                 Poll::Pending if again => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.asker.waits(cx);
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -251,7 +262,8 @@ impl Connection {
     /// Whether it can take a request now.
     fn is_ready(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let Self { sender, driver, turns, waker } = self;
+        let Self { sender, driver, turns, waker, asker } = self;
+        *asker = Asker::default();
         let mut inner = Context::from_waker(waker);
         turns.begin();
         let open = driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(&mut inner).is_pending());
@@ -274,6 +286,11 @@ const AGAIN: u8 = 2;
 impl Turns {
     fn begin(&self) {
         self.state.store(TURNING, Ordering::SeqCst);
+    }
+
+    /// Whether nothing has happened since the last turn.
+    fn is_quiet(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == 0
     }
 
     /// Whether there is more to do.

@@ -64,7 +64,7 @@ impl Relay {
 
     /// Takes in what arrived.
     pub(crate) fn arrived(&mut self, piece: Bytes) -> Step {
-        let whole = match self.framer.push(piece) {
+        let mut whole = match self.framer.push(piece) {
             Ok(whole) => whole,
             Err(cause) => {
                 let failure = self.failed(&format!("cannot be read: {cause}"));
@@ -87,7 +87,8 @@ impl Relay {
                 }
             }
         }
-        self.hand_on(whole.slice(..start), end)
+        whole.truncate(start);
+        self.hand_on(whole, end)
     }
 
     /// The stream has ended, or broken off for this cause.

@@ -32,6 +32,8 @@ pub struct Other {
 pub struct Facts<'a> {
     pub examination: &'a Examination,
     pub others: &'a BTreeMap<PeerId, Other>,
+    /// This node, and its name.
+    pub own: (PeerId, &'a str),
     pub seeds: &'a [SeedView],
     /// Why this node is no member of its mesh any more.
     pub denied: Option<String>,
@@ -77,8 +79,8 @@ fn listed(names: &[String]) -> String {
 /// Says what the facts mean.
 #[must_use]
 pub fn judge(facts: &Facts<'_>) -> Vec<Finding> {
-    let checks: [fn(&Facts<'_>) -> Vec<Finding>; 11] =
-        [address, identity, seeds, paths, ports, multicast, internet, admission, clock, version, backends];
+    let checks: [fn(&Facts<'_>) -> Vec<Finding>; 12] =
+        [address, identity, names, seeds, paths, ports, multicast, internet, admission, clock, version, backends];
     checks.iter().flat_map(|check| check(facts)).collect()
 }
 
@@ -144,6 +146,24 @@ fn identity(facts: &Facts<'_>) -> Vec<Finding> {
         )],
         _ => vec![Finding::ok(Check::Identity, "no other process uses this node's identity")],
     }
+}
+
+/// Nodes that people cannot tell apart.
+fn names(facts: &Facts<'_>) -> Vec<Finding> {
+    let (own, own_name) = facts.own;
+    let others = facts.others.iter().filter(|(node, _)| **node != own).map(|(node, other)| (node, other.name.as_str()));
+    let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (node, name) in others.chain([(&own, own_name)]).filter(|(_, name)| !name.is_empty()) {
+        named.entry(name.to_lowercase()).or_default().push(short(&node.to_base58()));
+    }
+    let shared = named.into_iter().filter(|(_, nodes)| nodes.len() > 1).take(MAX_LINES);
+    shared
+        .map(|(name, nodes)| {
+            let what = format!("{} nodes are called {name}: those that end in {}", nodes.len(), listed(&nodes));
+            let advice = "give each a name of its own with --name, so that they can be told apart".to_owned();
+            Finding::note(Check::Identity, what, Some(advice))
+        })
+        .collect()
 }
 
 fn seeds(facts: &Facts<'_>) -> Vec<Finding> {

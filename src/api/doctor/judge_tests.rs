@@ -24,6 +24,7 @@ fn neighbour(path: PathClass) -> Neighbour {
 struct World {
     examination: Examination,
     others: BTreeMap<PeerId, Other>,
+    own: PeerId,
     seeds: Vec<SeedView>,
     denied: Option<String>,
     providers: Vec<ProviderStatus>,
@@ -46,6 +47,7 @@ fn world(neighbours: Vec<Neighbour>) -> World {
     World {
         examination: Examination { situation, neighbours, ..Examination::default() },
         others,
+        own: PeerId::random(),
         seeds: Vec::new(),
         denied: None,
         providers: Vec::new(),
@@ -57,6 +59,7 @@ impl World {
         judge(&Facts {
             examination: &self.examination,
             others: &self.others,
+            own: (self.own, "own"),
             seeds: &self.seeds,
             denied: self.denied.clone(),
             providers: &self.providers,
@@ -152,6 +155,22 @@ fn a_clone_a_dead_seed_and_a_dead_backend_are_problems() {
     assert_eq!(checks, expected, "{complaints:?}");
     world.examination.situation.identity_clash = Some(Incident { what: String::new(), ago_s: RECENT_S });
     assert_eq!(world.complaints().len(), 2, "an old clash is over");
+}
+
+#[test]
+fn nodes_of_one_name_are_good_to_know() {
+    let mut world = world(vec![neighbour(PathClass::Lan), neighbour(PathClass::Lan)]);
+    let own = world.own;
+    world.others.insert(own, Other { name: "own".to_owned(), version: "1.2.3".to_owned() });
+    assert_eq!(world.complaints(), [], "this node's own advert is no other node");
+    let twin = *world.others.keys().find(|node| **node != own).expect("there are two");
+    world.others.insert(twin, Other { name: "Own".to_owned(), version: "1.2.3".to_owned() });
+    let (check, verdict, what) = world.complaints().remove(0);
+    assert_eq!((check, verdict), (Check::Identity, Verdict::Note));
+    assert!(what.starts_with("2 nodes are called own: "), "{what}");
+    for node in [own, twin] {
+        assert!(what.contains(&short(&node.to_base58())), "{what}");
+    }
 }
 
 #[test]

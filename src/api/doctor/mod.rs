@@ -100,6 +100,7 @@ pub(super) async fn doctor(
     let facts = Facts {
         examination: &examination,
         others: &others,
+        own: (view.node, &app.service.node_name()),
         seeds: &view.seeds,
         denied: view.membership.as_ref().and_then(|own| Some(own.denied.as_ref()?.to_string())),
         providers: &app.service.providers(),

@@ -89,7 +89,7 @@ pub(crate) async fn run(
             tally.ended(Ending::Failed);
             return Err(failed(error));
         }
-        Err(_) if streamed && patience < deadline => {
+        Err(_) if streamed && Instant::now() < deadline => {
             return Ok(stream(app, Source::Waiting(pending), tally, deadline, Some(whereabouts)));
         }
         Err(_) => {

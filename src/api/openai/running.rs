@@ -134,7 +134,7 @@ pub(crate) fn failed(error: DispatchError) -> ApiError {
 /// What a caller is told whose time is over.
 pub(crate) fn out_of_time() -> ApiError {
     let message = "no answer came within the request's time; x-atmosphere-timeout sets it";
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).spent()
 }
 
 /// Says who answers, and why.

@@ -192,6 +192,27 @@ async fn a_stream_that_waits_says_what_for_and_each_thing_once() {
 }
 
 #[tokio::test]
+async fn a_stream_may_begin_at_any_moment_of_its_time() {
+    let api = api(settings(), |intent| {
+        async move {
+            let whereabouts = intent.whereabouts.expect("a stream is told where it is");
+            whereabouts.tell(Progress { phase: Phase::Prefill, queue_position: 0 });
+            // Longer than the head of a response is held back.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            Ok(pieces(SSE, vec![Ok("data: 1\n\n"), Ok("data: [DONE]\n\n")]))
+        }
+        .boxed()
+    })
+    .await;
+    let body = json!({"stream": true, "messages": [{"role": "user", "content": "hi"}]});
+    let request = api.client.post(api.url("/v1/chat/completions")).json(&body);
+    let response = request.header("x-atmosphere-timeout", "9").send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let text = response.text().await.expect("text");
+    assert!(text.starts_with(": atmosphere prefill\n\n") && text.ends_with("data: [DONE]\n\n"), "{text}");
+}
+
+#[tokio::test]
 async fn what_goes_wrong_after_a_slow_start_is_told_in_the_stream() {
     let settings = Settings { keepalive: Duration::from_millis(30), ..settings() };
     let api = api(settings, |intent| {
