@@ -106,6 +106,26 @@ struct Said {
     refusal: Option<String>,
     tool_calls: Option<Vec<Call>>,
     thinking_blocks: Option<Vec<Thought>>,
+    /// What another dialect says in an order that a chat cannot have; see [`super::HINTS`].
+    x_atmosphere: Option<Own>,
+}
+
+#[derive(Deserialize)]
+struct Own {
+    own_content: Option<Vec<OwnBlock>>,
+}
+
+#[derive(Deserialize)]
+struct OwnBlock {
+    #[serde(rename = "type")]
+    kind: String,
+    text: Option<String>,
+    thinking: Option<String>,
+    signature: Option<String>,
+    data: Option<String>,
+    id: Option<String>,
+    name: Option<String>,
+    input: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -209,7 +229,32 @@ fn pieces(chunk: Chunk) -> Vec<Piece> {
     pieces
 }
 
-fn say(said: Said, streamed: bool, pieces: &mut Vec<Piece>) {
+/// The pieces of a message in the order in which another dialect has it.
+fn say_own(blocks: Vec<OwnBlock>, pieces: &mut Vec<Piece>) {
+    let mut calls = 0;
+    for block in blocks {
+        let OwnBlock { kind, text, thinking, signature, data, id, name, input } = block;
+        match kind.as_str() {
+            "text" => pieces.extend(text.map(Piece::Text)),
+            "thinking" => {
+                pieces.extend(thinking.filter(|text| !text.is_empty()).map(Piece::Thinking));
+                pieces.extend(signature.filter(|signature| !signature.is_empty()).map(Piece::Signature));
+            }
+            "redacted_thinking" => pieces.extend(data.map(Piece::Redacted)),
+            "tool_use" => {
+                let arguments = input.map_or_else(String::new, |input| input.get().to_owned());
+                pieces.push(Piece::Call { index: calls, id, name, arguments });
+                calls += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn say(mut said: Said, streamed: bool, pieces: &mut Vec<Piece>) {
+    if let Some(own) = said.x_atmosphere.take().and_then(|aside| aside.own_content) {
+        return say_own(own, pieces);
+    }
     let blocks = said.thinking_blocks.unwrap_or_default();
     let thinking = said
         .reasoning_content

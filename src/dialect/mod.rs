@@ -45,6 +45,8 @@ pub(crate) use transcript::{Transcript, Writer, retold};
 /// The field of a chat completion's body that holds what only some dialects have: an array of
 /// `{"at": place, "fields": {…}}`, always the last field, and never sent to a backend.
 pub(crate) const HINTS: &str = "x_atmosphere";
+/// Where among these the content of a message of Anthropic's is that a chat cannot say as it is.
+const OWN_CONTENT: &str = "own_content";
 
 /// Why a request cannot be translated: the caller's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! A chat completion as it arrives, told in another dialect as it goes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::chat::{self, Piece};
@@ -37,6 +39,7 @@ pub(crate) trait Writer: Send {
 pub(crate) struct Transcript<W> {
     framer: Framer,
     writer: W,
+    calls: CallNumbers,
     /// A reason to end was given.
     finished: bool,
     over: bool,
@@ -46,7 +49,14 @@ pub(crate) struct Transcript<W> {
 impl<W: Writer> Transcript<W> {
     /// Told by this writer.
     pub(crate) fn new(writer: W) -> Self {
-        Self { framer: Framer::default(), writer, finished: false, over: false, failed: false }
+        Self {
+            framer: Framer::default(),
+            writer,
+            calls: CallNumbers::default(),
+            finished: false,
+            over: false,
+            failed: false,
+        }
     }
 
     /// Whether it has ended badly.
@@ -107,7 +117,7 @@ impl<W: Writer> Transcript<W> {
             Ok(pieces) => {
                 for piece in pieces {
                     self.finished |= matches!(piece, Piece::Finish { .. });
-                    self.writer.piece(piece, out);
+                    self.writer.piece(self.calls.number(piece), out);
                 }
                 self.failed = self.writer.has_failed();
                 self.over = self.failed;
@@ -124,6 +134,34 @@ impl<W: Writer> Transcript<W> {
     }
 }
 
+/// Numbers the calls of a streamed answer. Some servers send each call as a whole and all of them with the same index, or
+/// with none: what has another id and a name is another call.
+#[derive(Debug, Default)]
+struct CallNumbers {
+    /// The last call of each index: its number, and its id.
+    last: BTreeMap<u64, (u64, Option<String>)>,
+    next: u64,
+}
+
+impl CallNumbers {
+    fn number(&mut self, piece: Piece) -> Piece {
+        let Piece::Call { index, id, name, arguments } = piece else { return piece };
+        let known = self.last.get(&index).filter(|(_, known)| {
+            // There are servers that make up an id for every piece of one call; only its first has a name.
+            name.is_none() || id.is_none() || known.is_none() || *known == id
+        });
+        let number = match known {
+            Some((number, _)) => *number,
+            None => {
+                self.next += 1;
+                self.last.insert(index, (self.next - 1, id.clone()));
+                self.next - 1
+            }
+        };
+        Piece::Call { index: number, id, name, arguments }
+    }
+}
+
 /// A whole chat completion in another dialect.
 ///
 /// # Errors
@@ -131,8 +169,9 @@ impl<W: Writer> Transcript<W> {
 /// When it is none, or says what the dialect has no words for.
 pub(crate) fn retold(body: &[u8], mut writer: impl Writer) -> Result<Vec<u8>, Told> {
     let mut unsent = Vec::new();
+    let mut calls = CallNumbers::default();
     for piece in chat::whole(body)? {
-        writer.piece(piece, &mut unsent);
+        writer.piece(calls.number(piece), &mut unsent);
         unsent.clear();
     }
     writer.end(&mut unsent);
@@ -180,6 +219,28 @@ pub(super) mod testing {
 mod tests {
     use super::testing::run;
     use super::*;
+
+    #[test]
+    fn calls_that_servers_do_not_number_are_told_apart() {
+        let numbered = |calls: &[(u64, Option<&str>, Option<&str>)]| {
+            let mut numbers = CallNumbers::default();
+            let mut number = |&(index, id, name): &(u64, Option<&str>, Option<&str>)| {
+                let (id, name) = (id.map(str::to_owned), name.map(str::to_owned));
+                match numbers.number(Piece::Call { index, id, name, arguments: String::new() }) {
+                    Piece::Call { index, .. } => index,
+                    other => panic!("{other:?} is no call"),
+                }
+            };
+            calls.iter().map(&mut number).collect::<Vec<_>>()
+        };
+        let (a, b, f, g) = (Some("a"), Some("b"), Some("f"), Some("g"));
+        // As OpenAI has it; each call whole and with the same number; an id for every piece; none at all.
+        assert_eq!(numbered(&[(0, a, f), (0, None, None), (1, b, g), (1, None, None)]), [0, 0, 1, 1]);
+        assert_eq!(numbered(&[(0, a, f), (0, b, g), (0, None, None)]), [0, 1, 1]);
+        assert_eq!(numbered(&[(0, a, f), (0, b, None), (0, Some("c"), None)]), [0, 0, 0]);
+        assert_eq!(numbered(&[(0, None, f), (0, None, None), (1, None, g)]), [0, 0, 1]);
+        assert_eq!(numbered(&[(0, a, f), (0, a, f)]), [0, 0]);
+    }
 
     /// Tells what it is told.
     struct Echo;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `system` | a system message in front |
 //! | text, image, PDF and text document | parts of a message: text, `image_url`, `file`, text |
-//! | `tool_use`, `tool_result` | `tool_calls`, a message of the role `tool` |
+//! | `tool_use`, `tool_result` | `tool_calls`, a message of the role `tool`; `is_error` as "Error: " before its text |
 //! | `thinking`, and its signature | `reasoning_content`; the signature is put aside |
 //! | `tools`, `tool_choice` | function tools, `tool_choice` and `parallel_tool_calls` |
 //! | `thinking`, `output_config.effort` | `reasoning_effort`, for models that think; put aside for those that know more |
@@ -18,8 +18,8 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::dialect::json::{Entries, Hints, Json, Object, is_text};
-use crate::dialect::{HINTS, Refusal};
+use crate::dialect::json::{Entries, Hints, Json, Object, is_text, text};
+use crate::dialect::{HINTS, OWN_CONTENT, Refusal};
 
 /// Budgets of thinking below the first are low effort, below the second medium. OpenAI's efforts have no numbers; these
 /// are what common gateways take.
@@ -390,7 +390,17 @@ fn block_aside_is_lost(block: &Object<'_>, key: &str, said: &str) -> Result<(), 
 fn tool_result<'a>(mut block: Object<'a>, hints: &Hints<'a>) -> Result<Entries<'a>, Refusal> {
     let id = block.need_text("tool_use_id")?;
     let mut message = Entries::new().with("role", "tool").with("tool_call_id", id);
-    match block.take("content") {
+    let failed = block.boolean("is_error")?;
+    if let Some(failed) = failed {
+        message.put_aside("is_error", failed);
+    }
+    let content = block.take("content");
+    if failed == Some(true)
+        && let Some(raw) = content
+    {
+        message.put_aside(OWN_CONTENT, raw);
+    }
+    match content {
         None => {
             message.put("content", "");
         }
@@ -413,9 +423,31 @@ fn tool_result<'a>(mut block: Object<'a>, hints: &Hints<'a>) -> Result<Entries<'
             }
         }
     }
-    // Whether it went wrong is among what is left, and its text says so too.
+    if failed == Some(true)
+        && let Some(content) = message.take_out("content")
+    {
+        message.put("content", told_as_error(content)?);
+    }
     message.put_rest_aside(block);
     Ok(message)
+}
+
+/// A tool's result that says by itself that it is an error: chats have no other way to say so.
+fn told_as_error(content: Json<'_>) -> Result<Json<'_>, Refusal> {
+    let said = match content {
+        Json::Text(said) => said,
+        Json::Raw(raw) => text(raw, "content")?,
+        Json::List(mut parts) => {
+            parts.insert(0, Entries::new().with("type", "text").with("text", "Error:").into());
+            return Ok(Json::List(parts));
+        }
+        other => return Ok(other),
+    };
+    Ok(match said.trim_ascii() {
+        "" => Json::from("Error"),
+        told if told.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error")) => Json::Text(said),
+        _ => Json::from(format!("Error: {said}")),
+    })
 }
 
 fn assistant<'a>(content: &'a RawValue, path: &str, hints: &Hints<'a>) -> Result<Entries<'a>, Refusal> {
@@ -425,14 +457,23 @@ fn assistant<'a>(content: &'a RawValue, path: &str, hints: &Hints<'a>) -> Result
         return Ok(message);
     }
     let (mut parts, mut calls, mut thinking, mut signed) = (Vec::new(), Vec::new(), String::new(), Vec::new());
+    // A chat has thoughts, texts and calls in this order. Another one is kept for who knows it, if all thoughts are its own.
+    let (mut ranks, mut unsigned) = (Vec::new(), false);
     for (raw, mut block) in raw_blocks(content, path, hints)? {
         let kind = block.need_text("type")?;
+        ranks.push(match &*kind {
+            "text" => 1,
+            "tool_use" => 2,
+            _ => 0,
+        });
         match &*kind {
             "text" => parts.push(text_part(block)?),
             "thinking" => {
                 thinking.push_str(&block.need_text("thinking")?);
                 if block.text("signature")?.is_some_and(|signature| !signature.is_empty()) {
                     signed.push(Json::from(raw));
+                } else {
+                    unsigned = true;
                 }
             }
             "redacted_thinking" => signed.push(Json::from(raw)),
@@ -460,6 +501,9 @@ fn assistant<'a>(content: &'a RawValue, path: &str, hints: &Hints<'a>) -> Result
         let (content, mut asides) = content_of(parts, true);
         message.put("content", content);
         message.take_aside(&mut asides);
+    }
+    if !unsigned && !ranks.is_sorted() {
+        message.put_aside(OWN_CONTENT, content);
     }
     if !thinking.is_empty() {
         message.put("reasoning_content", thinking);

@@ -263,7 +263,9 @@ impl Writer for MessageWriter {
         if let Some(told) = self.failed.take() {
             return Err(told);
         }
-        let content = self.blocks.iter().map(block_json).collect::<Result<Vec<_>, _>>()?;
+        let cut = (self.reason.as_deref() == Some("length")).then(|| self.last());
+        let blocks = self.blocks.iter().enumerate().map(|(at, block)| block_json(block, cut == Some(at)));
+        let content = blocks.collect::<Result<Vec<_>, _>>()?;
         let (reason, sequence) = self.stopped();
         let usage = serde_json::value::to_raw_value(&self.usage()).map_err(|error| Told::backend(error.to_string()))?;
         let message = Entries::new()
@@ -279,7 +281,8 @@ impl Writer for MessageWriter {
     }
 }
 
-fn block_json(block: &Block) -> Result<Json<'_>, Told> {
+/// A block as JSON. Of a call that was `cut` off in its arguments there is its name.
+fn block_json(block: &Block, cut: bool) -> Result<Json<'_>, Told> {
     Ok(match block {
         Block::Thinking { text, signature } => Entries::new()
             .with("type", "thinking")
@@ -292,7 +295,7 @@ fn block_json(block: &Block) -> Result<Json<'_>, Told> {
             .with("type", "tool_use")
             .with("id", id.as_str())
             .with("name", name.as_str())
-            .with("input", arguments(name, input)?)
+            .with("input", arguments(name, input).or_else(|told| if cut { arguments(name, "") } else { Err(told) })?)
             .into(),
     })
 }
@@ -374,6 +377,23 @@ mod tests {
         let told = run_at_all_cuts(writer, &stream);
         assert_eq!(told.matches("event: ping").count(), 2, "{told}");
         assert!(told.contains(": atmosphere node=gpu\n\n"), "{told}");
+    }
+
+    #[test]
+    fn a_call_that_was_cut_off_ends_with_the_tokens_and_has_no_input() {
+        let body = |reason: &str| {
+            format!(
+                r#"{{"choices":[{{"index":0,"message":{{"content":"a","tool_calls":[
+                    {{"id":"t1","function":{{"name":"f","arguments":"{{}}"}}}},
+                    {{"id":"t2","function":{{"name":"g","arguments":"{{\"city\":\"K"}}}}]}},"finish_reason":"{reason}"}}]}}"#
+            )
+        };
+        let told = retold(body("length").as_bytes(), MessageWriter::new("m", vec![], "r", false)).expect("told");
+        let told: Value = serde_json::from_slice(&told).expect("JSON");
+        assert_eq!(told["stop_reason"], "max_tokens");
+        assert_eq!(told["content"][2], json!({"type": "tool_use", "id": "t2", "name": "g", "input": {}}));
+        let wrong = retold(body("tool_calls").as_bytes(), MessageWriter::new("m", vec![], "r", false));
+        assert!(wrong.is_err_and(|told| told.message.contains("no JSON object")));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{finish_reason, status_of};
-use crate::dialect::Told;
 use crate::dialect::json::{Entries, Json};
+use crate::dialect::{HINTS, OWN_CONTENT, Told};
 
 #[derive(Deserialize)]
 struct Message {
@@ -14,7 +14,7 @@ struct Message {
     id: String,
     #[serde(default)]
     model: String,
-    content: Vec<Block>,
+    content: Vec<Box<RawValue>>,
     stop_reason: Option<String>,
     stop_sequence: Option<String>,
     #[serde(default)]
@@ -81,10 +81,18 @@ impl Usage {
 ///
 /// When it is none.
 pub(crate) fn answer(body: &[u8], created: u64) -> Result<Vec<u8>, Told> {
-    let message: Message = serde_json::from_slice(body)
-        .map_err(|cause| Told::backend(format!("the backend answers with what is no message: {cause}")))?;
+    let wrong = |cause| Told::backend(format!("the backend answers with what is no message: {cause}"));
+    let message: Message = serde_json::from_slice(body).map_err(wrong)?;
     let (mut text, mut thinking, mut thoughts, mut calls) = (None::<String>, String::new(), Vec::new(), Vec::new());
-    for block in message.content {
+    // A completion has thoughts, texts and calls in this order. Another one goes along for who knows it.
+    let mut ranks = Vec::new();
+    for raw in &message.content {
+        let block: Block = serde_json::from_str(raw.get()).map_err(wrong)?;
+        ranks.push(match &*block.kind {
+            "text" => 1,
+            "tool_use" => 2,
+            _ => 0,
+        });
         match &*block.kind {
             "text" => text.get_or_insert_default().push_str(&block.text.unwrap_or_default()),
             "thinking" => {
@@ -114,6 +122,10 @@ pub(crate) fn answer(body: &[u8], created: u64) -> Result<Vec<u8>, Told> {
     said.maybe("reasoning_content", Some(thinking).filter(|thinking| !thinking.is_empty()));
     said.maybe("thinking_blocks", Some(thoughts).filter(|thoughts| !thoughts.is_empty()));
     said.maybe("tool_calls", Some(calls).filter(|calls| !calls.is_empty()));
+    if !ranks.is_sorted() {
+        let own = message.content.into_iter().map(Json::from).collect::<Vec<_>>();
+        said.put(HINTS, Entries::new().with(OWN_CONTENT, own));
+    }
     let mut choice = Entries::new().with("index", 0_u64).with("message", said).with("logprobs", Json::Null);
     choice.put("finish_reason", finish_reason(message.stop_reason.as_deref().unwrap_or_default()));
     choice.maybe("stop_reason", message.stop_sequence);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::dialect::json::{Entries, Hints, Json, Object, hints, is_text, text};
-use crate::dialect::{HINTS, Refusal};
+use crate::dialect::{HINTS, OWN_CONTENT, Refusal};
 
 /// Tokens of an answer when the caller names no limit, since this API wants one. Every current model can write as many.
 const DEFAULT_MAX_TOKENS: u64 = 8192;
@@ -341,7 +341,9 @@ fn messages<'a>(chat: &mut Object<'a>, aside: &Hints<'a>, out: &mut Entries<'a>)
             "tool" => {
                 let mut block = Entries::new().with("type", "tool_result");
                 block.put("tool_use_id", message.need_text("tool_call_id")?);
-                block.maybe("content", content(&mut message, aside)?);
+                let own = message.take(OWN_CONTENT);
+                let told = content(&mut message, aside)?;
+                block.maybe("content", own.map(Json::from).or(told));
                 message.take("name");
                 for (key, value) in message.rest() {
                     block.put(key, value);
@@ -445,6 +447,9 @@ fn data_of(url: &str) -> Option<(&str, &str)> {
 fn assistant<'a>(mut message: Object<'a>, aside: &Hints<'a>) -> Result<Json<'a>, Refusal> {
     for other in ["function_call", "audio"] {
         message.refuse(other, "is not known to this model's API")?;
+    }
+    if let Some(own) = message.list(OWN_CONTENT)? {
+        return Ok(Json::List(own.into_iter().map(|(_, raw)| Json::from(raw)).collect()));
     }
     let mut blocks = Vec::new();
     // Thoughts without a signature are another model's: this API takes only its own, and unsigned.

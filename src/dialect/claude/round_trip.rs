@@ -58,7 +58,7 @@ fn said() -> impl Strategy<Value = Vec<Value>> {
         proptest::collection::vec(marked(text()), 0..3),
         proptest::collection::vec(marked(call), 0..3),
     );
-    blocks.prop_map(|(thoughts, texts, calls)| [thoughts, texts, calls].concat())
+    blocks.prop_map(|(thoughts, texts, calls)| [thoughts, texts, calls].concat()).prop_shuffle()
 }
 
 /// A message as it may be sent, in the form that is as good as any other: one text is a string.

@@ -125,6 +125,7 @@ impl LineWriter {
         let until = if all { self.calls.len() } else { self.calls.len().saturating_sub(1) };
         while self.told < until && self.failed.is_none() {
             match call_json(&self.calls[self.told], self.told) {
+                Err(_) if all && self.is_cut(self.told) => return,
                 Ok(call) => {
                     if !self.keep {
                         self.send(self.line("", "", vec![call]), out);
@@ -134,6 +135,11 @@ impl LineWriter {
                 Err(told) => self.fail(&told, out),
             }
         }
+    }
+
+    /// Whether this call may be the one in the middle of which the answer was cut off: there is no call then.
+    fn is_cut(&self, at: usize) -> bool {
+        self.reason.as_deref() == Some("length") && at + 1 == self.calls.len()
     }
 
     fn logprobs(&mut self, line: &mut Entries<'_>) {
@@ -255,8 +261,9 @@ impl Writer for LineWriter {
         if let Some(told) = self.failed.take() {
             return Err(told);
         }
-        let calls =
-            self.calls.iter().enumerate().map(|(at, call)| call_json(call, at)).collect::<Result<Vec<_>, _>>()?;
+        let calls = self.calls.iter().enumerate().map(|(at, call)| (at, call_json(call, at)));
+        let calls = calls.filter(|(at, call)| call.is_ok() || !self.is_cut(*at)).map(|(_, call)| call);
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
         let (text, thinking) = (std::mem::take(&mut self.text), std::mem::take(&mut self.thinking));
         let mut line = self.line(&text, &thinking, calls);
         self.logprobs(&mut line);
@@ -311,6 +318,19 @@ mod tests {
         let bad = stream(&[r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{oops"}}]}"#], STOP);
         let told = run_at_all_cuts(|| writer(Form::Chat, true), &bad);
         assert!(told.contains("no JSON object") && !told.contains("\"done\":true"), "{told}");
+    }
+
+    #[test]
+    fn a_call_that_was_cut_off_is_none() {
+        let call = r#"{"tool_calls":[{"index":0,"id":"t","function":{"name":"f","arguments":"{\"city\":\"K"}}]}"#;
+        let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+        let told = run_at_all_cuts(|| writer(Form::Chat, true), &stream(&[call], end));
+        assert!(told.contains("\"done_reason\":\"length\"") && !told.contains("tool_calls"), "{told}");
+        let body = r#"{"choices":[{"index":0,"message":{"content":"a","tool_calls":[
+            {"id":"t","function":{"name":"f","arguments":"{\"city\""}}]},"finish_reason":"length"}]}"#;
+        let told = retold(body.as_bytes(), writer(Form::Chat, false)).expect("told");
+        let told: Value = serde_json::from_slice(&told).expect("JSON");
+        assert_eq!((&told["done_reason"], &told["message"]["tool_calls"]), (&"length".into(), &Value::Null));
     }
 
     #[test]

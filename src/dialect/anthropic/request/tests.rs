@@ -146,10 +146,30 @@ fn what_only_one_side_has_is_put_aside() {
             {"at": "messages[1]", "fields": {"thinking_blocks": [
                 {"type": "thinking", "thinking": "hm", "signature": "sig"}, {"type": "redacted_thinking", "data": "x"}]}},
             {"at": "messages[1].tool_calls[0]", "fields": {"caller": {"type": "direct"}}},
-            {"at": "messages[2]", "fields": {"is_error": true}},
+            {"at": "messages[2]", "fields": {"is_error": true, "own_content": "no"}},
             {"at": "messages[3].content[1]", "fields": {"cache_control": mark}},
         ])
     );
+}
+
+#[test]
+fn a_tool_that_failed_says_so_in_its_text() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    for (content, told) in [
+        (json!("no such city"), json!("Error: no such city")),
+        (json!("error: 7"), json!("error: 7")),
+        (json!(" "), json!("Error")),
+        (json!(null), json!("Error")),
+        (json!([part("no")]), json!("Error: no")),
+        (json!([part("a"), part("b")]), json!([part("Error:"), part("a"), part("b")])),
+    ] {
+        let result = |failed: bool| {
+            let block = json!({"type": "tool_result", "tool_use_id": "t", "content": content, "is_error": failed});
+            with(json!([{"role": "user", "content": [block]}]))["messages"][0]["content"].clone()
+        };
+        assert_eq!(result(true), told, "{content}");
+        assert_ne!(result(false), told.as_str().filter(|told| told.starts_with("Error")).unwrap_or("-"), "{content}");
+    }
 }
 
 #[test]
