@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
@@ -187,6 +188,11 @@ impl<'a> Object<'a> {
         self.take(key).map(|raw| read_as(raw, &self.at(key), "a whole number")).transpose()
     }
 
+    /// A whole number that is not zero.
+    pub(super) fn positive(&mut self, key: &str) -> Result<Option<NonZeroU64>, Refusal> {
+        self.take(key).map(|raw| read_as(raw, &self.at(key), "a whole number above zero")).transpose()
+    }
+
     pub(super) fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>, Refusal> {
         self.take(key).map(|raw| read_as(raw, &self.at(key), "an array of strings")).transpose()
     }
@@ -276,6 +282,20 @@ impl<'a> Entries<'a> {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.fields.iter().any(|(known, _)| known == key)
+    }
+
+    /// Adds the fields that nobody here knows.
+    pub(super) fn put_rest(&mut self, object: Object<'a>) -> Result<(), Refusal> {
+        for (key, value) in object.rest() {
+            if key == "n" && value.get() != "1" {
+                return Err(Refusal::at("n", "asks for several answers, and by this API there is one"));
+            }
+            if self.has(&key) {
+                return Err(Refusal::at(&key, "is no field of this API, and another field says the same"));
+            }
+            self.put(key, value);
+        }
+        Ok(())
     }
 
     /// Takes a field out again.

@@ -33,6 +33,7 @@ pub(crate) mod claude;
 mod json;
 pub(crate) mod ollama;
 mod responses;
+mod schema;
 pub(crate) mod sse;
 mod told;
 mod transcript;

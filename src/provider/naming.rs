@@ -75,6 +75,34 @@ const SEEING: &[&str] = &[
     "mllama",
 ];
 
+/// Names of chat models that think when they are asked to, where their server does not tell, beside those that are for it.
+const THINKING: &[&str] = &[
+    "gpt-5*",
+    "gpt-oss*",
+    "qwen3",
+    "deepseek-v3-1*",
+    "deepseek-v3-2*",
+    "deepseek-v4*",
+    "glm-4-5*",
+    "glm-4-6*",
+    "glm-4-7*",
+    "glm-5*",
+    "kimi-k2*",
+    "minimax-m*",
+    "nemotron*",
+    "grok-4*",
+    "grok-3-mini*",
+    "gemini-2-5*",
+    "gemini-3*",
+    "claude*",
+    "cogito*",
+    "exaone-deep*",
+    "phi-4-mini-reasoning",
+];
+
+/// Versions of these that do not.
+const UNTHINKING: &[&str] = &["instruct*", "coder*", "vl", "embed*", "chat-latest"];
+
 /// What a model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
@@ -162,6 +190,12 @@ pub(crate) fn sees(name: &str) -> bool {
     // The smallest Gemma 3 are the ones without eyes.
     let blind = parsed.has_any(&["gemma3", "gemma-3"]) && parsed.has_any(&["1b", "270m"]);
     parsed.has_any(SEEING) && !blind
+}
+
+/// Whether a chat model of this name thinks when it is asked to.
+pub(crate) fn thinks(name: &str) -> bool {
+    let parsed = Name::new(name);
+    parsed.has_any(THINKING) && !parsed.has_any(UNTHINKING)
 }
 
 /// Fills in the natural-language side, which is what meaning is matched against. Needs modalities and features
@@ -399,6 +433,25 @@ mod tests {
         }
         for name in ["llama3.2", "gemma3:1b", "vlad"] {
             assert!(!sees(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn some_names_tell_of_thoughts() {
+        for name in [
+            "qwen3:8b",
+            "Qwen3-30B-A3B",
+            "gpt-5-mini",
+            "openai/gpt-oss-20b",
+            "DeepSeek-V3.1",
+            "glm-4.6",
+            "gemini-2.5-pro",
+        ] {
+            assert!(thinks(name), "{name}");
+        }
+        for name in ["llama3.2", "gpt-4o", "Qwen3-Coder-30B", "Qwen3-4B-Instruct-2507", "qwen2.5:7b", "gemini-1.5-pro"]
+        {
+            assert!(!thinks(name), "{name}");
         }
     }
 

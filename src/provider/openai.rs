@@ -210,7 +210,7 @@ impl OpenAi {
             if no_tools {
                 it.features = it.features.iter().filter(|feature| *feature != Feature::Tools).collect();
             }
-            if role == Role::Reason {
+            if role == Role::Reason || naming::thinks(&name) {
                 it.features.insert(Feature::Thinking);
             }
             if details.prefills {

@@ -15,10 +15,12 @@
 //! Refused: Anthropic's own tools and what they answered, files on its servers, citations, containers.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 
 use serde_json::value::RawValue;
 
 use crate::dialect::json::{Entries, Hints, Json, Object, is_text, text};
+use crate::dialect::schema::may_be_strict;
 use crate::dialect::{HINTS, OWN_CONTENT, Refusal};
 
 /// Budgets of thinking below the first are low effort, below the second medium. OpenAI's efforts have no numbers; these
@@ -65,11 +67,11 @@ impl Messages {
         let thinks = model.as_deref().is_some_and(thinks);
         let named = model.as_deref().unwrap_or_default().to_owned();
         chat.maybe("model", model);
-        let max_tokens = body.take("max_tokens");
+        let max_tokens = body.positive("max_tokens")?;
         if answers && max_tokens.is_none() {
             return Err(Refusal::at("max_tokens", "is missing"));
         }
-        chat.maybe("max_tokens", max_tokens);
+        chat.maybe("max_tokens", max_tokens.map(NonZeroU64::get));
         for same in ["temperature", "top_p", "top_k"] {
             chat.maybe(same, body.take(same));
         }
@@ -126,11 +128,7 @@ impl Messages {
             turn(Object::read(raw, path, &hints)?, &hints, &mut messages)?;
         }
         chat.put("messages", messages.into_iter().map(Json::from).collect::<Vec<_>>());
-        for (key, value) in body.rest() {
-            if !chat.has(&key) {
-                chat.put(key, value);
-            }
-        }
+        chat.put_rest(body)?;
         Ok(Self { chat: chat.into_body(HINTS), stream, stops, model: named })
     }
 }
@@ -143,12 +141,14 @@ fn think<'a>(body: &mut Object<'a>, thinks: bool, chat: &mut Entries<'a>) -> Res
         let kind = thinking.need_text("type")?;
         effort = match &*kind {
             "disabled" => Some(Cow::Borrowed("none")),
-            "enabled" => Some(Cow::Borrowed(match thinking.count("budget_tokens")?.unwrap_or(LOW_BUDGET) {
-                ..LOW_BUDGET => "low",
-                LOW_BUDGET..MEDIUM_BUDGET => "medium",
-                _ => "high",
+            "enabled" => Some(Cow::Borrowed(match thinking.count("budget_tokens")? {
+                None => return Err(Refusal::at("thinking.budget_tokens", "is missing")),
+                Some(..LOW_BUDGET) => "low",
+                Some(LOW_BUDGET..MEDIUM_BUDGET) => "medium",
+                Some(_) => "high",
             })),
-            _ => None,
+            "adaptive" => None,
+            _ => return Err(Refusal::at("thinking.type", "is none of enabled, adaptive and disabled")),
         };
         chat.put_aside("thinking", raw);
     }
@@ -173,7 +173,7 @@ fn think<'a>(body: &mut Object<'a>, thinks: bool, chat: &mut Entries<'a>) -> Res
             return Err(Refusal::at("output_config.format.type", "is not json_schema, the only one that there is"));
         }
         let schema = format.need("schema")?;
-        let schema = Entries::new().with("name", "answer").with("schema", schema).with("strict", true);
+        let schema = Entries::new().with("name", "answer").with("schema", schema).with("strict", may_be_strict(schema));
         chat.put("response_format", Entries::new().with("type", "json_schema").with("json_schema", schema));
     }
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::request::model_of;
 use super::writer::{Moment, nanos};
-use crate::dialect::json::{Entries, Json, Object};
+use crate::dialect::json::{Entries, Json, Object, text};
 use crate::dialect::{Refusal, Told};
 
 /// A request for vectors as OpenAI's embeddings.
@@ -33,18 +33,19 @@ fn read(body: &[u8], field: &str, single: bool) -> Result<Embedded, Refusal> {
     let mut body = Object::body(body)?;
     let model = model_of(&mut body)?;
     let mut out = Entries::new().with("model", model.clone());
-    out.put("input", body.need(field)?);
+    let input = body.need(field)?;
+    if single {
+        // It has one vector.
+        text(input, field)?;
+    }
+    out.put("input", input);
     out.put("encoding_format", "float");
     out.maybe("dimensions", body.take("dimensions"));
     // How a model is loaded and kept is its own node's business, and no input is ever cut.
     for moot in ["options", "keep_alive", "truncate"] {
         body.take(moot);
     }
-    for (key, value) in body.rest() {
-        if !out.has(&key) {
-            out.put(key, value);
-        }
-    }
+    out.put_rest(body)?;
     let model = model.into_owned();
     Ok(Embedded { body: Json::from(out).to_bytes(), model, single })
 }
@@ -116,5 +117,7 @@ mod tests {
         assert_eq!(old.told(answer, &now).expect("a vector"), br#"{"embedding":[0.10,-2e-3]}"#);
         assert!(old.told(br#"{"data":[]}"#, &now).is_err() && old.told(b"{", &now).is_err());
         assert_eq!(embed(br#"{"model":"e"}"#).expect_err("refused").param.as_deref(), Some("input"));
+        let several = embedding(br#"{"model":"e","prompt":["a","b"]}"#);
+        assert_eq!(several.expect_err("it has one vector").param.as_deref(), Some("prompt"));
     }
 }

@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use crate::capability::Operation;
 use crate::dialect::Refusal;
 use crate::dialect::json::{Entries, Hints, Json, Object, is_text, text};
+use crate::dialect::schema::may_be_strict;
 
 /// What was asked.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ pub(crate) fn chat(body: &[u8], thinks: impl Fn(&str) -> Option<bool>) -> Result
         messages.push(Json::from(turn(Object::read(raw, path, &hints)?, &mut calls)?));
     }
     chat.put("messages", messages);
-    pass_on(body, &mut chat);
+    chat.put_rest(body)?;
     Ok(Asked::Ask(Ask {
         operation: Operation::Chat,
         body: Json::from(chat).to_bytes(),
@@ -157,6 +158,9 @@ pub(crate) fn generate(body: &[u8], thinks: impl Fn(&str) -> Option<bool>) -> Re
         if system.is_some() {
             return Err(Refusal::at("system", "cannot go with a raw prompt or a suffix: put it into the prompt"));
         }
+        if body.boolean("logprobs")? == Some(true) {
+            return Err(Refusal::at("logprobs", "cannot be told of a raw prompt or a suffix"));
+        }
         out.put("prompt", prompt);
         out.maybe("suffix", suffix);
     } else {
@@ -168,7 +172,7 @@ pub(crate) fn generate(body: &[u8], thinks: impl Fn(&str) -> Option<bool>) -> Re
         messages.push(Entries::new().with("role", "user").with("content", content).into());
         out.put("messages", messages);
     }
-    pass_on(body, &mut out);
+    out.put_rest(body)?;
     Ok(Asked::Ask(Ask {
         operation: if complete { Operation::Complete } else { Operation::Chat },
         body: Json::from(out).to_bytes(),
@@ -262,7 +266,7 @@ fn whole(count: f64) -> u64 {
 
 fn format<'a>(raw: &'a RawValue, out: &mut Entries<'a>) -> Result<(), Refusal> {
     if raw.get().starts_with('{') {
-        let schema = Entries::new().with("name", "answer").with("schema", raw).with("strict", true);
+        let schema = Entries::new().with("name", "answer").with("schema", raw).with("strict", may_be_strict(raw));
         out.put("response_format", Entries::new().with("type", "json_schema").with("json_schema", schema));
         return Ok(());
     }
@@ -274,15 +278,6 @@ fn format<'a>(raw: &'a RawValue, out: &mut Entries<'a>) -> Result<(), Refusal> {
         _ => return Err(Refusal::at("format", "is neither \"json\" nor a JSON schema")),
     }
     Ok(())
-}
-
-/// Fields that no version of the API documents.
-fn pass_on<'a>(body: Object<'a>, out: &mut Entries<'a>) {
-    for (key, value) in body.rest() {
-        if !out.has(&key) {
-            out.put(key, value);
-        }
-    }
 }
 
 /// The calls that wait for their answers, and how many there were.
@@ -413,7 +408,7 @@ mod tests {
             json!({
                 "model": "thinker", "stream": true, "stream_options": {"include_usage": true}, "reasoning_effort": "high",
                 "max_tokens": 12, "stop": ["END"], "temperature": 0, "seed": 7, "repeat_penalty": 1.1, "made_up": 1,
-                "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": true}},
+                "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": false}},
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
                 "messages": [
                     {"role": "system", "content": "Be brief."},
@@ -496,6 +491,8 @@ mod tests {
             (json!({"model": "m", "prompt": "x", "context": [1, 2]}), "context"),
             (json!({"model": "m", "prompt": "x", "raw": true, "images": ["a"]}), "images"),
             (json!({"model": "m", "prompt": "x", "width": 512}), "width"),
+            (json!({"model": "m", "prompt": "x", "raw": true, "logprobs": true}), "logprobs"),
+            (json!({"model": "m", "prompt": "x", "n": 2}), "n"),
         ] {
             let refusal = generate(body.to_string().as_bytes(), thinks).expect_err("refused");
             assert_eq!(refusal.param.as_deref(), Some(param), "{body}");

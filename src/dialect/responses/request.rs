@@ -15,6 +15,7 @@
 //! prompts and files, and what [the front](super) says of memory.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 
 use serde_json::value::RawValue;
 
@@ -89,10 +90,10 @@ impl Request {
         refuse_memory(&mut body)?;
         let mut chat = Entries::new();
         let model = body.text("model")?;
-        let thinks = model.as_deref().map_or(Some(false), thinks);
+        let thinks = model.as_deref().and_then(thinks);
         let named = model.as_deref().unwrap_or_default().to_owned();
         chat.maybe("model", model);
-        chat.maybe("max_tokens", body.take("max_output_tokens"));
+        chat.maybe("max_tokens", body.positive("max_output_tokens")?.map(NonZeroU64::get));
         let same = [
             "temperature",
             "top_p",
@@ -119,10 +120,18 @@ impl Request {
         }
         if let Some(mut reasoning) = body.object("reasoning", &hints)?
             && let Some(effort) = reasoning.text("effort")?
-            // An alias may lead to a model that does not think, and many servers refuse to ask that of one.
-            && thinks == Some(true)
         {
-            chat.put("reasoning_effort", effort);
+            match thinks {
+                Some(true) => {
+                    chat.put("reasoning_effort", effort);
+                }
+                // As OpenAI does.
+                Some(false) if !matches!(&*effort, "none" | "minimal") => {
+                    return Err(Refusal::at("reasoning.effort", "is asked of a model that is not known to think"));
+                }
+                // An alias may lead to a model that does not think, and many servers refuse to ask that of one.
+                _ => {}
+            }
         }
         if let Some(mut format) = body.object("text", &hints)? {
             chat.maybe("verbosity", format.take("verbosity"));
@@ -154,11 +163,7 @@ impl Request {
         for moot in ["metadata", "max_tool_calls", "stream_options"] {
             body.take(moot);
         }
-        for (key, value) in body.rest() {
-            if !chat.has(&key) {
-                chat.put(key, value);
-            }
-        }
+        chat.put_rest(body)?;
         Ok(Self { chat: Json::from(chat).to_bytes(), stream, model: named, repeated })
     }
 }
@@ -405,12 +410,9 @@ mod tests {
         );
         let repeated = read(&body).expect("a chat").repeated;
         assert!(repeated.iter().any(|(name, raw)| *name == "metadata" && raw.get() == r#"{"a":"b"}"#));
-        for model in ["m", "auto"] {
-            assert!(
-                chat(json!({"model": model, "input": "x", "reasoning": {"effort": "high"}}))
-                    .get("reasoning_effort")
-                    .is_none()
-            );
+        for (model, effort) in [("m", "none"), ("auto", "high")] {
+            let told = chat(json!({"model": model, "input": "x", "reasoning": {"effort": effort}}));
+            assert!(told.get("reasoning_effort").is_none(), "{told}");
         }
     }
 
@@ -455,6 +457,12 @@ mod tests {
             (json!({"input": []}), "input"),
             (json!({"input": 3}), "input"),
             (json!({"store": true}), "store"),
+            (json!({"model": "m", "reasoning": {"effort": "high"}}), "reasoning.effort"),
+            (json!({"max_output_tokens": 0}), "max_output_tokens"),
+            (json!({"max_output_tokens": -1}), "max_output_tokens"),
+            (json!({"max_output_tokens": "a"}), "max_output_tokens"),
+            (json!({"max_output_tokens": 9, "max_tokens": 7}), "max_tokens"),
+            (json!({"n": 2}), "n"),
             (json!({"background": true}), "background"),
             (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
             (json!({"conversation": "c"}), "conversation"),
