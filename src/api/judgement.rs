@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use crate::router::{
-    Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Role, Said, Second, Taken,
+    Attempt, Candidate, Decision, Logged, NoRoute, Outcome, Parts, Rejected, Role, Said, Second, Taken, Weights,
 };
 
 /// A decision as the API shows it.
@@ -24,6 +24,9 @@ pub(super) struct DecisionShape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     second: Option<SecondShape<'a>>,
     abstained: bool,
+    /// What the parts of the candidates' scores are worth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<Weights>,
     candidates: Vec<CandidateShape<'a>>,
     rejected: Vec<RejectedShape<'a>>,
     /// Why nobody can do it, as a code and a sentence.
@@ -118,6 +121,7 @@ impl<'a> From<&'a Decision> for DecisionShape<'a> {
             doubtful: decision.doubtful,
             second: decision.second.as_ref().map(SecondShape::from),
             abstained: decision.abstained,
+            weights: decision.weights,
             candidates: decision.candidates.iter().map(CandidateShape::from).collect(),
             rejected: decision.rejected.iter().map(RejectedShape::from).collect(),
             no_route: decision.no_route.as_ref().map(NoRouteShape::from),

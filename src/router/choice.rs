@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::affinity::Warm;
 use super::aliases::Aliases;
-use super::decision::{Candidate, MAX_CANDIDATES, MAX_REJECTED, Parts, Rejected};
+use super::decision::{Candidate, MAX_CANDIDATES, MAX_REJECTED, Parts, Rejected, Weights};
 use super::facts::{Fact, Facts};
 use super::likeness::Prototypes;
 use super::reason;
 use super::requirements::Needs;
-use super::score::{self, Demand, Standing, Weights};
+use super::score::{self, Demand, Standing};
 use super::signals::{NodeSignals, Path, SignalsRead};
 use super::training::Trainer;
 use crate::capability::PeerId;
@@ -146,7 +146,8 @@ impl<'a> Choice<'a> {
         let mut parts =
             score::predict(&standing(self.world, entry, fact, node), &demand_of(self.world, entry, self.demand));
         parts.similarity = similarity;
-        let score = score::score(&self.weights, tier, &parts, node.path.0, self.dollars(fact));
+        (parts.tier, parts.cost_usd) = (tier, self.dollars(fact));
+        let score = score::score(&self.weights, &parts);
         self.scored.push(Scored { score, quality: fact.quality, entry: id, tier, parts: self.parts.len() as u32 });
         self.parts.push(parts);
         if self.scored.len() >= SCORED {

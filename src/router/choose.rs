@@ -8,12 +8,12 @@ use std::borrow::Cow;
 
 use super::aliases::{Alias, Prefer};
 use super::choice::{Choice, World};
-use super::decision::{Decision, NoRoute, Step};
+use super::decision::{Decision, NoRoute, Step, Weights};
 use super::facts::{Fact, Facts, decodes};
 use super::meaning::{self, Audience, Meant, Verdict};
 use super::reason;
 use super::requirements::Needs;
-use super::score::{Demand, Weights};
+use super::score::Demand;
 use super::speciality::Speciality;
 use super::subset::Subset;
 use super::sweep::{Fate, Picks, Why};
@@ -259,6 +259,7 @@ impl Choice<'_> {
             doubtful,
             abstained,
             candidates,
+            weights: Some(self.weights),
             candidates_total,
             rejected: self.rejected,
             rejected_total: self.rejected_total,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aliases::Prefer;
 use crate::capability::{Capability, PeerId};
 
 /// Candidates that a decision lists: far more than dispatch will ever try, and few enough to read.
@@ -31,6 +32,8 @@ pub struct Decision {
     pub abstained: bool,
     /// Who can do it, best first; at most [`MAX_CANDIDATES`].
     pub candidates: Vec<Candidate>,
+    /// What the parts of their scores are worth; `None` when nobody was looked at.
+    pub weights: Option<Weights>,
     /// How many can do it, listed or not.
     pub candidates_total: usize,
     /// Who was looked at and cannot; at most [`MAX_REJECTED`].
@@ -157,6 +160,40 @@ pub struct Parts {
     pub similarity: Option<f32>,
     /// Prior quality of the model for this intent, 0 to 1.
     pub quality: f64,
+    /// What was meant comes before what stands in for it: the higher the better.
+    pub tier: i32,
+    /// How far away it is, from 0 (this process) to 2.5 (through a relay).
+    pub distance: f64,
+    /// What the call is expected to cost, in US dollars.
+    pub cost_usd: f64,
+}
+
+/// What the parts of a score are worth, by what the caller prefers:
+///
+/// ```text
+/// score = tier * parts.tier
+///         - time * log2(1 + (rtt + queue + load + prefill + decode + (others - repaid if considerate)) / scale_s)
+///         + quality * parts.quality - path * parts.distance - cost * log2(1 + 10^4 * parts.cost_usd)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Weights {
+    /// What the caller, or the alias, prefers.
+    pub prefer: Prefer,
+    /// Of the tier: more than everything else together.
+    pub tier: f64,
+    /// Of the time.
+    pub time: f64,
+    /// Far above so many seconds, halving the time is worth `time`; far below, time hardly counts.
+    pub scale_s: f64,
+    /// Of the quality.
+    pub quality: f64,
+    /// Of the distance.
+    pub path: f64,
+    /// Of the money.
+    pub cost: f64,
+    /// Whether it counts what it costs those that run beside it, and what it saves those that come after it to wait until
+    /// weights are loaded.
+    pub considerate: bool,
 }
 
 /// A capability of a node that cannot do it.

@@ -58,7 +58,7 @@ use crate::catalog::{Catalog, Snapshot};
 
 pub use aliases::{Alias, Aliases, Prefer};
 pub use decision::{
-    Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Said, Second, Step, Taken,
+    Candidate, Decision, MAX_CANDIDATES, MAX_REJECTED, NoRoute, Parts, Rejected, Said, Second, Step, Taken, Weights,
 };
 pub use lens::Lens;
 pub use lesson::Lesson;

@@ -29,7 +29,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::aliases::Prefer;
-use super::decision::Parts;
+use super::decision::{Parts, Weights};
 use super::estimate::slowdown;
 use super::signals::{CACHE_SHARE, Reading};
 use crate::capability::Residency;
@@ -157,6 +157,9 @@ pub(super) fn predict(standing: &Standing, demand: &Demand) -> Parts {
         measured,
         similarity: None,
         quality: standing.quality,
+        tier: 0,
+        distance: distance(standing.path),
+        cost_usd: 0.0,
     }
 }
 
@@ -185,36 +188,27 @@ fn rtt_seconds(path: Option<PathClass>, rtt: Option<Duration>) -> f64 {
     }
 }
 
-/// What a caller's preference makes the parts worth.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Weights {
-    time: f64,
-    scale_s: f64,
-    quality: f64,
-    path: f64,
-    cost: f64,
-    /// Whether it counts what it costs those that run beside it, and what it saves those that come after it to wait until
-    /// weights are loaded.
-    considerate: bool,
-}
-
 impl Weights {
     /// For candidates that are different models. With `balanced`, ten times the size is worth two points: four times as long
     /// when both take long, and any time when both are quick.
     pub(super) const fn of(prefer: Prefer) -> Self {
+        let it = Self {
+            prefer,
+            tier: TIER,
+            time: 0.5,
+            scale_s: 10.0,
+            quality: 1.0,
+            path: 0.0,
+            cost: 1.0,
+            considerate: true,
+        };
         match prefer {
-            Prefer::Balanced => {
-                Self { time: 1.0, scale_s: 10.0, quality: 8.0, path: 0.0, cost: 1.0, considerate: true }
-            }
-            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, path: 0.0, cost: 0.2, considerate: false },
+            Prefer::Balanced => Self { time: 1.0, quality: 8.0, ..it },
+            Prefer::Latency => Self { time: 1.0, scale_s: 0.2, quality: 0.5, cost: 0.2, considerate: false, ..it },
             // A tenfold size is ten points, so time decides between equals only.
-            Prefer::Accuracy => {
-                Self { time: 0.5, scale_s: 10.0, quality: 40.0, path: 0.0, cost: 0.2, considerate: true }
-            }
-            Prefer::Location => {
-                Self { time: 0.5, scale_s: 10.0, quality: 2.0, path: 8.0, cost: 1.0, considerate: true }
-            }
-            Prefer::Cost => Self { time: 0.5, scale_s: 10.0, quality: 1.0, path: 0.0, cost: 8.0, considerate: true },
+            Prefer::Accuracy => Self { quality: 40.0, cost: 0.2, ..it },
+            Prefer::Location => Self { quality: 2.0, path: 8.0, ..it },
+            Prefer::Cost => Self { cost: 8.0, ..it },
         }
     }
 
@@ -228,20 +222,20 @@ impl Weights {
     }
 }
 
-/// The score of a candidate of that tier.
-pub(super) fn score(weights: &Weights, tier: i32, parts: &Parts, path: Option<PathClass>, cost_usd: f64) -> f64 {
+/// The score of a candidate with these parts.
+pub(super) fn score(weights: &Weights, parts: &Parts) -> f64 {
     let for_others_ms = if weights.considerate { parts.others_ms - parts.repaid_ms } else { 0.0 };
     let seconds = ((predicted_ms(parts) + for_others_ms) / 1e3).clamp(1e-4, 1e6);
     // Most cost nothing, and a logarithm is half of what a score takes.
-    let money = if cost_usd > 0.0 { (1.0 + 1e4 * cost_usd).log2() } else { 0.0 };
+    let money = if parts.cost_usd > 0.0 { (1.0 + 1e4 * parts.cost_usd).log2() } else { 0.0 };
     let utility = -weights.time * (1.0 + seconds / weights.scale_s).log2() + weights.quality * parts.quality
-        - weights.path * distance(path)
+        - weights.path * parts.distance
         - weights.cost * money;
-    f64::from(tier) * TIER + utility.clamp(-MAX_UTILITY, MAX_UTILITY)
+    f64::from(parts.tier) * weights.tier + utility.clamp(-MAX_UTILITY, MAX_UTILITY)
 }
 
 /// How far a path is, for those who prefer what is near.
-const fn distance(path: Option<PathClass>) -> f64 {
+pub(super) const fn distance(path: Option<PathClass>) -> f64 {
     match path {
         Some(PathClass::Itself) => 0.0,
         Some(PathClass::Local) => 0.25,
@@ -342,7 +336,7 @@ mod tests {
         assert!((assumed.others_ms - 6000.0 * (slowdown(2.0) - 1.0)).abs() < 1e-6, "{assumed:?}");
         // Another machine, idle, that takes a second more.
         let slower = Parts { decode_ms: crowded.decode_ms + 1000.0, others_ms: 0.0, ..crowded };
-        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), 0, parts, None, 0.0);
+        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), parts);
         assert!(of(Prefer::Balanced, &slower) > of(Prefer::Balanced, &crowded));
         assert!(of(Prefer::Latency, &slower) < of(Prefer::Latency, &crowded), "the caller has no time for others");
     }
@@ -352,7 +346,7 @@ mod tests {
         let demand = Demand::new(100, Some(100), true);
         let cold = |regret| predict(&Standing { residency: Residency::Cold, regret, ..standing() }, &demand);
         let warm = predict(&standing(), &demand);
-        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), 0, parts, None, 0.0);
+        let of = |prefer, parts: &Parts| score(&Weights::of(prefer), parts);
         assert_eq!((cold(2.0).repaid_ms, cold(99.0).repaid_ms), (2000.0, 5000.0));
         assert!(predicted_ms(&cold(99.0)) == predicted_ms(&cold(0.0)), "what is said to the caller is the truth");
         assert!(of(Prefer::Balanced, &cold(0.0)) < of(Prefer::Balanced, &cold(2.0)));
@@ -392,7 +386,7 @@ mod tests {
         let of = |prefer, quality, decode, path, cost| {
             let prior = [PRIOR_OVERHEAD, 1000.0, decode, 5.0];
             let standing = Standing { quality, prior, path: Some(path), ..standing() };
-            score(&Weights::of(prefer), 0, &predict(&standing, &demand), Some(path), cost)
+            score(&Weights::of(prefer), &Parts { cost_usd: cost, ..predict(&standing, &demand) })
         };
         let small = |prefer| of(prefer, 0.3, 80.0, PathClass::Lan, 0.0);
         let big = |prefer| of(prefer, 0.8, 3.0, PathClass::Lan, 0.0);
@@ -418,7 +412,7 @@ mod tests {
             let demand = Demand::new(prompt, answer, true);
             let of = |outstanding| {
                 let reading = Reading { outstanding, limit: f64::from(limit), ..reading() };
-                score(&Weights::of(prefer), 0, &predict(&Standing { reading: Some(reading), ..standing() }, &demand), None, 0.0)
+                score(&Weights::of(prefer), &predict(&Standing { reading: Some(reading), ..standing() }, &demand))
             };
             prop_assert!(of(outstanding + more) <= of(outstanding));
         }
@@ -442,7 +436,7 @@ mod tests {
             let of = |tier, quality, decode, cost| {
                 let prior = [PRIOR_OVERHEAD, 1000.0, decode, 5.0];
                 let standing = Standing { quality, prior, ..standing() };
-                score(&Weights::of(Prefer::Accuracy), tier, &predict(&standing, &Demand::new(10, None, true)), None, cost)
+                score(&Weights::of(Prefer::Accuracy), &Parts { tier, cost_usd: cost, ..predict(&standing, &Demand::new(10, None, true)) })
             };
             prop_assert!(of(1, worse, slow, cost) > of(0, better, fast, 0.0));
         }

@@ -86,6 +86,37 @@ fn embedder(name: &str, millions: u64) -> Capability {
 }
 
 #[test]
+fn a_decision_tells_all_that_its_scores_are_made_of() {
+    let mut paid = chat_model("chat", 400);
+    paid.cost = Cost { input: 3.0, output: 12.0 };
+    let mesh = Mesh::new(vec![
+        ("near", vec![chat_model("chat", 3), chat_model("small", 1)]),
+        ("far", vec![chat_model("chat", 70)]),
+        ("cloud", vec![paid]),
+    ]);
+    mesh.paths(&[("near", PathClass::Lan, 2), ("far", PathClass::Wan, 80)]);
+    for preference in [Preference::Balanced, Preference::Latency, Preference::Accuracy, Preference::Location] {
+        for model in ["chat", "auto"] {
+            let mut intent = intent(Some(model));
+            intent.preference = preference;
+            let decision = mesh.router.decide(&intent);
+            let weights = decision.weights.expect("somebody was looked at");
+            assert!(decision.candidates.len() >= 3, "{decision:?}");
+            for Candidate { score, parts, .. } in &decision.candidates {
+                let others = if weights.considerate { parts.others_ms - parts.repaid_ms } else { 0.0 };
+                let own = parts.rtt_ms + parts.queue_ms + parts.load_ms + parts.prefill_ms + parts.decode_ms;
+                let told = weights.tier * f64::from(parts.tier)
+                    - weights.time * (1.0 + (own + others) / 1e3 / weights.scale_s).log2()
+                    + weights.quality * parts.quality
+                    - weights.path * parts.distance
+                    - weights.cost * (1.0 + 1e4 * parts.cost_usd).log2();
+                assert!((told - score).abs() < 1e-9, "{preference:?} {model}: {told} is not {score} of {parts:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_name_means_the_first_of_model_node_project_alias() {
     let mesh = Mesh::new(vec![
         ("gpu", vec![chat_model("llama3.2:latest", 3), chat_model("org/model", 7), chat_model("odd@name", 7)]),

@@ -84,6 +84,7 @@ pub(super) fn decision() -> Decision {
         second: None,
         abstained: false,
         step: Step::Model,
+        weights: None,
         candidates: vec![candidate()],
         candidates_total: 1,
         rejected: Vec::new(),
