@@ -106,7 +106,7 @@ impl Exchange {
             let content_type = response.content_type().unwrap_or_default().to_owned();
             let is_text = matches!(call.operation, Operation::Chat | Operation::Complete);
 
-            if has_type(&content_type, "text/event-stream") {
+            if self.protocol.streams(&content_type) {
                 let completion = match (is_text, self.done_is_reliable) {
                     (false, _) => Completion::End,
                     (true, true) => Completion::DoneOrReason,
@@ -114,7 +114,9 @@ impl Exchange {
                 };
                 let mut relay = Relay::new(self.backend.label(), completion);
                 let mut reader = self.protocol.reader(&call.payload);
-                let mut content_type = Some(content_type);
+                // Whatever it was, it is this by now.
+                let is_same = has_type(&content_type, "text/event-stream");
+                let mut content_type = Some(if is_same { content_type } else { "text/event-stream".to_owned() });
                 let mut told = false;
                 loop {
                     let step = tokio::select! {

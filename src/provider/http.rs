@@ -65,9 +65,9 @@ pub(crate) struct Backend {
     /// For calls, where nothing more than plain HTTP is needed: no encryption, no proxy.
     plain: Option<Plain>,
     /// Without `/v1`, without slash at its end.
-    root: Arc<Url>,
+    pub(super) root: Arc<Url>,
     /// With `/v1`, without slash at its end.
-    api: Arc<Url>,
+    pub(super) api: Arc<Url>,
     label: Arc<str>,
     key: Option<HeaderValue>,
     /// The header that the key is sent in.

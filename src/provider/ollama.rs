@@ -1,10 +1,12 @@
-//! Ollama: found out natively, called through its OpenAI endpoints.
+//! Ollama: found out natively, called through its OpenAI endpoints, or its own where those would leave something out (options
+//! such as `top_k`, raw prompts, earlier thoughts).
 //!
 //! `/api/tags` lists the models, on newer versions with what they can do; on older ones `/api/show` tells, once
 //! per model. `/api/ps` tells which are loaded, and with what context. Models that Ollama would run on somebody
 //! else's machine (`remote_host`) are left out, unless the owner names them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -13,12 +15,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Provider;
-use super::models::{Offer, lenient};
+use super::exchange::Exchange;
+use super::models::{Offer, failed, lenient};
 use super::naming::{self, Role};
+use super::protocol::Protocol;
 use super::settings::{BackendSpec, NOMINAL_PRICE};
 use crate::capability::{
     Call, Capability, Failure, Feature, FrameStream, Modality, Operation, Residency, normalise_name,
 };
+use crate::dialect::ollama::{self, Form};
 
 /// Models of which `/api/show` was asked that are remembered; beyond it all are asked again.
 const SHOWN: usize = 1024;
@@ -164,6 +169,26 @@ impl Ollama {
     }
 }
 
+impl Ollama {
+    /// A call by Ollama's own API, for what its OpenAI API would leave out without a word.
+    fn native(&self, call: &Call, form: Form) -> Result<Exchange, Failure> {
+        let mut backend = self.offer.backend.clone();
+        backend.api = Arc::clone(&backend.root);
+        let route = match form {
+            Form::Chat => "chat",
+            Form::Generate => "generate",
+        };
+        Ok(Exchange {
+            backend,
+            path: vec!["api".into(), route.into()],
+            model: self.offer.model(&call.capability)?,
+            headers: Vec::new(),
+            done_is_reliable: true,
+            protocol: Protocol::Ollama(form),
+        })
+    }
+}
+
 impl Provider for Ollama {
     fn id(&self) -> &str {
         &self.offer.id
@@ -174,7 +199,15 @@ impl Provider for Ollama {
     }
 
     fn call(&self, call: Call) -> FrameStream {
-        self.offer.call(call)
+        let form = match call.operation {
+            Operation::Chat | Operation::Complete => ollama::form_of(&call.payload),
+            _ => None,
+        };
+        match form.map(|form| self.native(&call, form)) {
+            None => self.offer.call(call),
+            Some(Ok(exchange)) => exchange.run(call),
+            Some(Err(failure)) => failed(failure),
+        }
     }
 
     fn concurrency(&self) -> Option<u32> {

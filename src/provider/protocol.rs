@@ -4,9 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::answer::has_type;
 use super::payload;
 use crate::capability::{Call, ErrorClass, Failure, Operation};
+use crate::dialect::Told;
 use crate::dialect::claude::{self, ChatReader, Limits};
+use crate::dialect::ollama::{self, LineReader};
 
 /// What a backend speaks.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +18,8 @@ pub(crate) enum Protocol {
     OpenAi,
     /// Anthropic's messages, of a model of which this is known.
     Anthropic(Limits),
+    /// Ollama's own, by its route for this form.
+    Ollama(ollama::Form),
 }
 
 /// What turns a streamed answer into OpenAI's.
@@ -24,6 +29,8 @@ pub(crate) enum Reader {
     Same,
     /// Reads Anthropic's events.
     Anthropic(Box<ChatReader>),
+    /// Reads Ollama's lines.
+    Ollama(Box<LineReader>),
 }
 
 impl Protocol {
@@ -35,6 +42,7 @@ impl Protocol {
                 claude::count_request(&call.payload, model)
             }
             Self::Anthropic(limits) => claude::request(&call.payload, model, limits),
+            Self::Ollama(form) => ollama::native_request(&call.payload, model, form),
         };
         translated.map(Bytes::from).map_err(|refusal| {
             let mut failure = Failure::new(ErrorClass::Request, refusal.message.clone());
@@ -50,6 +58,7 @@ impl Protocol {
         match self {
             Self::OpenAi => Reader::Same,
             Self::Anthropic(_) => Reader::Anthropic(Box::new(ChatReader::new(body, now()))),
+            Self::Ollama(form) => Reader::Ollama(Box::new(LineReader::new(form, body, now(), new_id()))),
         }
     }
 
@@ -59,18 +68,27 @@ impl Protocol {
             Self::OpenAi => Ok(body),
             // A count is a count in any dialect.
             Self::Anthropic(_) if operation == Operation::CountTokens => Ok(body),
-            Self::Anthropic(_) => claude::answer(&body, now())
-                .map(Bytes::from)
-                .map_err(|told| Failure::new(ErrorClass::Backend, format!("{backend}: {}", told.message))),
+            Self::Anthropic(_) => told(claude::answer(&body, now()), backend),
+            Self::Ollama(form) => told(ollama::completion(&body, form, now(), &new_id()), backend),
+        }
+    }
+
+    /// Whether an answer of this type is a stream.
+    pub(crate) fn streams(self, content_type: &str) -> bool {
+        match self {
+            Self::Ollama(_) => has_type(content_type, "application/x-ndjson"),
+            Self::OpenAi | Self::Anthropic(_) => has_type(content_type, "text/event-stream"),
         }
     }
 
     /// A backend's failure with its words in OpenAI's shape.
     pub(crate) fn failure(self, mut failure: Failure) -> Failure {
-        if let Self::Anthropic(_) = self
-            && let Some((body, _)) = &failure.body
-            && let Some(told) = claude::error(body)
-        {
+        let told = failure.body.as_ref().and_then(|(body, _)| match self {
+            Self::OpenAi => None,
+            Self::Anthropic(_) => claude::error(body),
+            Self::Ollama(_) => ollama::openai_error(body),
+        });
+        if let Some(told) = told {
             failure.body = Some((told.into(), "application/json".to_owned()));
         }
         failure
@@ -83,6 +101,7 @@ impl Reader {
         match self {
             Self::Same => arrived,
             Self::Anthropic(reader) => reader.push(arrived),
+            Self::Ollama(reader) => reader.push(&arrived),
         }
     }
 
@@ -91,8 +110,19 @@ impl Reader {
         match self {
             Self::Same => Bytes::new(),
             Self::Anthropic(reader) => reader.finish(),
+            Self::Ollama(reader) => reader.finish(),
         }
     }
+}
+
+fn told(answer: Result<Vec<u8>, Told>, backend: &str) -> Result<Bytes, Failure> {
+    let failed = |told: Told| Failure::new(ErrorClass::Backend, format!("{backend}: {}", told.message));
+    answer.map(Bytes::from).map_err(failed)
+}
+
+/// For an answer of a server that gives none.
+fn new_id() -> String {
+    format!("chatcmpl-{}", uuid::Uuid::now_v7().simple())
 }
 
 fn now() -> u64 {

@@ -520,6 +520,38 @@ async fn local_backends_are_found_by_what_they_answer_and_nodes_are_not_taken_fo
 }
 
 #[tokio::test]
+async fn what_ollamas_openai_api_would_leave_out_goes_by_its_own() {
+    let lines = concat!(
+        r#"{"model":"m","message":{"role":"assistant","content":"hi"},"done":false}"#,
+        "\n",
+        r#"{"model":"m","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","prompt_eval_count":3,"eval_count":2}"#,
+        "\n"
+    );
+    let double = Double::start(&[
+        ("GET /api/tags", Scripted::json(200, r#"{"models":[{"name":"llama3.2:latest"}]}"#)),
+        ("POST /api/chat", Scripted::json(200, lines).header("content-type", "application/x-ndjson")),
+        ("POST /api/generate", Scripted::json(404, r#"{"error":"model not found"}"#)),
+        (CHAT, Scripted::events(&[ROLE, TEXT.as_bytes(), STOP, DONE], Then::End)),
+    ])
+    .await;
+    let ollama = Ollama::new("ollama", &double.spec("ollama")).expect("a provider");
+    let id = ollama.discover().await.expect("a list").remove(0).id;
+    let own = r#"{"messages":[{"role":"user","content":"hi"}],"top_k":7,"stream":true,"stream_options":{"include_usage":true}}"#;
+    let (frames, told) = collect(ollama.call(call(&id, Operation::Chat, true, own))).await;
+    assert!(told.starts_with("data: {") && told.contains(r#""content":"hi""#) && told.ends_with("data: [DONE]\n\n"));
+    let usage = Some(Usage { prompt_tokens: 3, completion_tokens: 2, ..Usage::default() });
+    assert_eq!(frames.last(), Some(&Frame::End { usage, load: None }));
+    let sent: Value = serde_json::from_str(&double.last("POST /api/chat").body).expect("JSON");
+    assert_eq!((&sent["model"], &sent["options"]), (&json!("llama3.2:latest"), &json!({"top_k": 7})));
+    let (_, told) = collect(ollama.call(call(&id, Operation::Chat, true, BODY))).await;
+    assert!(told.contains("hé𝄞"), "nothing of it is lost there: {told}");
+    let raw = r#"{"prompt":"x","x_atmosphere":[{"at":"","fields":{"raw":true}}]}"#;
+    let refused = failure(&collect(ollama.call(call(&id, Operation::Complete, false, raw))).await.0);
+    let (body, _) = refused.body.expect("the server's own words");
+    assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON")["error"]["message"], "model not found");
+}
+
+#[tokio::test]
 async fn two_providers_never_share_a_name() {
     let (one, ..) = server(Scripted::json(200, "{}")).await;
     let (two, ..) = server(Scripted::json(200, "{}")).await;

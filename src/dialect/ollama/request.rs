@@ -17,10 +17,11 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::native::RAW;
 use crate::capability::Operation;
-use crate::dialect::Refusal;
 use crate::dialect::json::{Entries, Hints, Json, Object, is_text, text};
 use crate::dialect::schema::may_be_strict;
+use crate::dialect::{HINTS, Refusal};
 
 /// What was asked.
 #[derive(Debug)]
@@ -148,8 +149,12 @@ pub(crate) fn generate(body: &[u8], thinks: impl Fn(&str) -> Option<bool>) -> Re
         return Ok(Asked::Load { model: model.into_owned(), unload, form: Form::Generate });
     }
     let prompt = prompt.map_or(Json::from(""), Json::from);
-    let complete = body.boolean("raw")?.unwrap_or(false) || suffix.is_some();
+    let raw = body.boolean("raw")?.unwrap_or(false);
+    let complete = raw || suffix.is_some();
     let mut out = Entries::new().with("model", model.clone());
+    if raw {
+        out.put_aside(RAW, true);
+    }
     let stream = common(&mut body, &model, thinks, &mut out)?;
     if complete {
         if !images.is_empty() {
@@ -175,7 +180,7 @@ pub(crate) fn generate(body: &[u8], thinks: impl Fn(&str) -> Option<bool>) -> Re
     out.put_rest(body)?;
     Ok(Asked::Ask(Ask {
         operation: if complete { Operation::Complete } else { Operation::Chat },
-        body: Json::from(out).to_bytes(),
+        body: out.into_body(HINTS),
         stream,
         model: model.into_owned(),
         form: Form::Generate,
@@ -437,7 +442,9 @@ mod tests {
                 "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]})
         );
         let (raw, ask) = read(json!({"model": "m", "prompt": "hi", "raw": true, "stream": false}));
-        assert_eq!((raw, ask.operation), (json!({"model": "m", "prompt": "hi"}), Operation::Complete));
+        let aside = json!([{"at": "", "fields": {"raw": true}}]);
+        let told = json!({"model": "m", "prompt": "hi", "x_atmosphere": aside});
+        assert_eq!((raw, ask.operation), (told, Operation::Complete));
         let (fill, ask) = read(json!({"model": "m", "prompt": "a", "suffix": "c", "stream": false}));
         assert_eq!((fill, ask.operation), (json!({"model": "m", "prompt": "a", "suffix": "c"}), Operation::Complete));
     }
