@@ -115,17 +115,18 @@ struct Own {
     own_content: Option<Vec<OwnBlock>>,
 }
 
+/// A block of one of Anthropic's messages.
 #[derive(Deserialize)]
-struct OwnBlock {
+pub(super) struct OwnBlock {
     #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-    thinking: Option<String>,
-    signature: Option<String>,
-    data: Option<String>,
-    id: Option<String>,
-    name: Option<String>,
-    input: Option<Box<RawValue>>,
+    pub(super) kind: String,
+    pub(super) text: Option<String>,
+    pub(super) thinking: Option<String>,
+    pub(super) signature: Option<String>,
+    pub(super) data: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) input: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{finish_reason, status_of};
+use crate::dialect::chat::OwnBlock as Block;
 use crate::dialect::json::{Entries, Json};
 use crate::dialect::{HINTS, OWN_CONTENT, Told};
 
@@ -19,19 +20,6 @@ struct Message {
     stop_sequence: Option<String>,
     #[serde(default)]
     usage: Usage,
-}
-
-#[derive(Deserialize)]
-struct Block {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-    thinking: Option<String>,
-    signature: Option<String>,
-    data: Option<String>,
-    id: Option<String>,
-    name: Option<String>,
-    input: Option<Box<RawValue>>,
 }
 
 /// Tokens as Anthropic counts them.

@@ -38,7 +38,7 @@ pub(crate) fn form_of(body: &[u8]) -> Option<Form> {
     }
     let said = |key: &&str| chat.peek(key).is_some_and(|value| value.get() != "null");
     let thought = memchr::memmem::find(body, b"\"reasoning_content\"").is_some();
-    (thought || OWN.iter().any(|key| said(key)) || said(&"max_completion_tokens")).then_some(Form::Chat)
+    (thought || OWN.iter().any(said) || said(&"max_completion_tokens")).then_some(Form::Chat)
 }
 
 /// The body of `/api/chat` or `/api/generate` for this chat or completion.
