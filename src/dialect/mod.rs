@@ -48,6 +48,8 @@ pub(crate) use transcript::{Transcript, Writer, retold};
 pub(crate) const HINTS: &str = "x_atmosphere";
 /// Where among these the content of a message of Anthropic's is that a chat cannot say as it is.
 const OWN_CONTENT: &str = "own_content";
+/// Where among these it is said that a prompt goes to the model as it is, without a template.
+const RAW: &str = "raw";
 
 /// Why a request cannot be translated: the caller's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -27,6 +27,7 @@ const ORDER: [&str; 15] = [
     "dialect",
     "capability",
     "telemetry",
+    "waiting",
 ];
 /// Longer files have more than one idea in them.
 const MAX_LINES: usize = 800;

@@ -198,7 +198,7 @@ async fn a_stream_may_begin_at_any_moment_of_its_time() {
             let whereabouts = intent.whereabouts.expect("a stream is told where it is");
             whereabouts.tell(Progress { phase: Phase::Prefill, queue_position: 0 });
             // Longer than the head of a response is held back.
-            tokio::time::sleep(Duration::from_millis(2500)).await;
+            tokio::time::sleep(Duration::from_secs(4)).await;
             Ok(pieces(SSE, vec![Ok("data: 1\n\n"), Ok("data: [DONE]\n\n")]))
         }
         .boxed()

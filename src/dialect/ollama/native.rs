@@ -17,15 +17,13 @@ use serde_json::value::RawValue;
 
 use super::Form;
 use crate::dialect::json::{Entries, Hints, Json, Object, hints, is_text, members, text};
-use crate::dialect::{HINTS, Refusal};
+use crate::dialect::{HINTS, RAW, Refusal};
 
 /// Options of sampling that only Ollama's own API has.
 const OWN: &[&str] =
     &["top_k", "min_p", "typical_p", "repeat_last_n", "repeat_penalty", "mirostat", "mirostat_eta", "mirostat_tau"];
 /// Those that both have.
 const SHARED: &[&str] = &["temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"];
-/// Where among the [`HINTS`] it is said that a prompt goes to the model as it is.
-pub(super) const RAW: &str = "raw";
 
 /// By which of Ollama's own routes this body must go to lose nothing; `None` when its OpenAI API does as well.
 pub(crate) fn form_of(body: &[u8]) -> Option<Form> {

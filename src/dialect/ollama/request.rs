@@ -17,11 +17,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::native::RAW;
 use crate::capability::Operation;
 use crate::dialect::json::{Entries, Hints, Json, Object, is_text, text};
 use crate::dialect::schema::may_be_strict;
-use crate::dialect::{HINTS, Refusal};
+use crate::dialect::{HINTS, RAW, Refusal};
 
 /// What was asked.
 #[derive(Debug)]
