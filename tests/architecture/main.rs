@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use house::House;
 
 /// The modules from top to bottom: each imports only from those after it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "cli",
     "node",
     "config",
