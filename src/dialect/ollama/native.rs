@@ -62,7 +62,9 @@ pub(crate) fn request(body: &[u8], model: &str, form: Form) -> Result<Vec<u8>, R
         response_format(format, &none, &mut out)?;
     }
     if let Some(effort) = chat.text("reasoning_effort")? {
-        out.put("think", if effort == "none" { Json::from(false) } else { Json::Text(effort) });
+        // Only some models have levels, and Ollama refuses to ask one of others.
+        let has_levels = model.contains("gpt-oss");
+        out.put("think", if has_levels && effort != "none" { Json::Text(effort) } else { Json::from(effort != "none") });
     }
     out.maybe("logprobs", chat.take("logprobs"));
     out.maybe("top_logprobs", chat.take("top_logprobs"));
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(
             native(&body),
             json!({
-                "model": "m", "stream": true, "think": "high", "logprobs": true, "top_logprobs": 2, "format": {"type": "object"},
+                "model": "m", "stream": true, "think": true, "logprobs": true, "top_logprobs": 2, "format": {"type": "object"},
                 "options": {"temperature": 0.25, "top_p": 0.5, "seed": 7, "top_k": 20, "min_p": 0.05, "repeat_penalty": 1.5,
                     "num_predict": 9, "stop": ["END"]},
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
@@ -244,6 +246,16 @@ mod tests {
             plain,
             json!({"model": "m", "stream": false, "think": false, "options": {"top_k": 1}, "messages": []})
         );
+    }
+
+    #[test]
+    fn a_level_of_thinking_is_for_models_that_have_levels() {
+        let body = br#"{"messages":[],"top_k":1,"reasoning_effort":"low"}"#;
+        let think = |model: &str| {
+            let told = request(body, model, Form::Chat).expect("a request");
+            serde_json::from_slice::<Value>(&told).expect("JSON")["think"].clone()
+        };
+        assert_eq!((think("gpt-oss:20b"), think("qwen3:8b")), (json!("low"), json!(true)));
     }
 
     #[test]
