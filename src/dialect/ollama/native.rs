@@ -64,7 +64,10 @@ pub(crate) fn request(body: &[u8], model: &str, form: Form) -> Result<Vec<u8>, R
     if let Some(effort) = chat.text("reasoning_effort")? {
         // Only some models have levels, and Ollama refuses to ask one of others.
         let has_levels = model.contains("gpt-oss");
-        out.put("think", if has_levels && effort != "none" { Json::Text(effort) } else { Json::from(effort != "none") });
+        out.put(
+            "think",
+            if has_levels && effort != "none" { Json::Text(effort) } else { Json::from(effort != "none") },
+        );
     }
     out.maybe("logprobs", chat.take("logprobs"));
     out.maybe("top_logprobs", chat.take("top_logprobs"));
