@@ -92,6 +92,8 @@ async fn a_newcomer_joins_by_quic_and_by_tcp_and_calls() {
     for transport in ["/udp/", "/tcp/"] {
         let mut provider = admin(on_loopback("provider"));
         provider.mesh.advertise(model("m"), 0).await;
+        let listens = |view: &MeshView| view.listening.iter().any(|address| address.to_string().contains(transport));
+        provider.until_view("that it listens", |view| listens(view).then_some(())).await;
         let mut token = provider.invite(InviteOptions::default()).await;
         token.addresses.retain(|address| address.to_string().contains(transport));
         assert_eq!(token.addresses.len(), 1, "{transport}");
