@@ -42,7 +42,9 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         [program] => runtime.block_on(compare(PathBuf::from(program))),
-        _ => anyhow::bail!("usage: bench_http PROGRAM (scripts/bench does it)"),
+        _ => anyhow::bail!(
+            "usage: bench_http PROGRAM | gateway PROGRAM PEER... | backend [PACE_US] | load ADDRESS whole|streams CONNECTIONS SECONDS (scripts/bench and scripts/bench-gateway do the first two)"
+        ),
     }
 }
 

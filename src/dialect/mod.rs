@@ -44,7 +44,8 @@ pub(crate) use told::Told;
 pub(crate) use transcript::{Transcript, Writer, retold};
 
 /// The field of a chat completion's body that holds what only some dialects have: an array of
-/// `{"at": place, "fields": {…}}`, always the last field, and never sent to a backend.
+/// `{"at": place, "fields": {…}}`, always the last field, and never sent to a backend. In a message of an answer it is an
+/// object, with what that says in an order that a chat cannot have.
 pub(crate) const HINTS: &str = "x_atmosphere";
 /// Where among these the content of a message of Anthropic's is that a chat cannot say as it is.
 const OWN_CONTENT: &str = "own_content";

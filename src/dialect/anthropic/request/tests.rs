@@ -168,7 +168,7 @@ fn a_tool_that_failed_says_so_in_its_text() {
             with(json!([{"role": "user", "content": [block]}]))["messages"][0]["content"].clone()
         };
         assert_eq!(result(true), told, "{content}");
-        assert_ne!(result(false), told.as_str().filter(|told| told.starts_with("Error")).unwrap_or("-"), "{content}");
+        assert!(!result(false).to_string().contains("Error"), "{content}");
     }
 }
 
